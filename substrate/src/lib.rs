@@ -1,0 +1,12 @@
+//! The HALO inference pod.
+//!
+//! A prompt walks through [`template`] (the model's chat template), [`tokenizer`], [`generate`] (one step at a time)
+//! and [`engine`] (the seam behind which the arithmetic lives); [`model`] loads weights and holds the reference engine.
+
+pub mod engine;
+pub mod generate;
+pub mod model;
+pub mod sampling;
+pub mod template;
+pub mod threads;
+pub mod tokenizer;
