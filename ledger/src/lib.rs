@@ -1,0 +1,139 @@
+//! Where receipts live: one trait, and the backends behind it.
+
+use async_trait::async_trait;
+use halo_receipts::evidence::{Block, Evidence, SignedRecord, Stream};
+use halo_receipts::ids::{DeviceId, Epoch, SessionId, TenantId};
+use halo_receipts::time::Timestamp;
+
+/// Why a ledger did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The session is already there.
+    #[error("the session is already in the ledger")]
+    SessionExists,
+    /// The session is not there.
+    #[error("the session is not in the ledger")]
+    UnknownSession,
+    /// Another writer holds the claim.
+    #[error("the claim is already taken")]
+    Taken,
+    /// Other receipts already stand under the block's numbers: two writers, or a writer that forgot.
+    #[error("stream {stream} already holds other receipts at number {number}")]
+    Fork {
+        /// The stream.
+        stream: Stream,
+        /// The number at which the receipts differ.
+        number: u32,
+    },
+    /// The block would leave a gap before it.
+    #[error("stream {stream} continues at number {expected}, not at {found}")]
+    Gap {
+        /// The stream.
+        stream: Stream,
+        /// The number that comes next.
+        expected: u32,
+        /// The number of the block.
+        found: u32,
+    },
+    /// A record or a block that is not what it must be.
+    #[error("not written: {0}")]
+    Invalid(String),
+    /// The storage is full; nothing was written.
+    #[error("the ledger's disk is full; free space at {0}")]
+    Full(String),
+    /// The storage is held by another process for longer than the time-out; nothing was written.
+    #[error("the ledger is busy: {0}")]
+    Busy(String),
+    /// The file was written by a newer version.
+    #[error("the ledger has schema version {found}, and this program knows versions up to {known}; use a newer program")]
+    Newer {
+        /// The file's version.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// Anything else that the storage reports.
+    #[error("the ledger cannot be used: {0}")]
+    Storage(String),
+}
+
+/// What became of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It was written, and is durable.
+    Written,
+    /// The same bytes were already there: a retry of a write that had succeeded.
+    AlreadyThere,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone)]
+pub struct SessionState {
+    /// The header as it is stored.
+    pub header: SignedRecord,
+    /// The highest epoch that was claimed.
+    pub last_epoch: Epoch,
+    /// The number that comes next in stream `d`.
+    pub next_device: u32,
+    /// The number that comes next in stream `s`.
+    pub next_substrate: u32,
+}
+
+/// Which sessions to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct SessionQuery {
+    /// Only this tenant's.
+    pub tenant: Option<TenantId>,
+    /// Only those opened at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only those opened before this time.
+    pub until: Option<Timestamp>,
+    /// At most this many; all of them if none is given.
+    pub limit: Option<u32>,
+}
+
+/// A session in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSummary {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its tenant.
+    pub tenant_id: TenantId,
+    /// The device that opened it.
+    pub device_id: DeviceId,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// The number of receipts in both streams.
+    pub receipts: u32,
+}
+
+/// An append-only store of sessions. Nothing that was acknowledged is ever rewritten.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Writes a session's header and the claim of its first epoch, both or neither. Errors: `SessionExists`.
+    async fn open_session(
+        &self,
+        header: &SignedRecord,
+        epoch: &SignedRecord,
+    ) -> Result<(), LedgerError>;
+
+    /// Writes a claim, if nobody holds the same kind, epoch and link in its session. Errors: `Taken`, `UnknownSession`;
+    /// an epoch that is not above every earlier one is `Taken` too.
+    async fn claim(&self, claim: &SignedRecord) -> Result<(), LedgerError>;
+
+    /// Appends a block of 1 to 64 receipts, if its first number is the next one of its stream; durable on return.
+    /// Repeating a block with the same bytes succeeds. Errors: `Fork`, `Gap`, `UnknownSession`.
+    async fn append(&self, session: &SessionId, block: &Block) -> Result<Appended, LedgerError>;
+
+    /// Header, last epoch and next numbers of a session; `None` if it is not there.
+    async fn session(&self, session: &SessionId) -> Result<Option<SessionState>, LedgerError>;
+
+    /// All of a session as of one moment; `None` if nothing of it is there.
+    async fn snapshot(&self, session: &SessionId) -> Result<Option<Evidence>, LedgerError>;
+
+    /// Sessions by tenant and time, newest first.
+    async fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionSummary>, LedgerError>;
+
+    /// Whether the ledger can be written right now.
+    async fn check(&self) -> Result<(), LedgerError>;
+}
