@@ -82,9 +82,10 @@ pub struct RootSecret(Vec<u8>);
 impl RootSecret {
     /// Takes the bytes as they are; fewer than [`ROOT_SECRET_MIN`] are refused.
     pub fn new(mut bytes: Vec<u8>) -> Result<Self, KeyError> {
-        if bytes.len() < ROOT_SECRET_MIN {
+        let len = bytes.len();
+        if len < ROOT_SECRET_MIN {
             bytes.zeroize();
-            return Err(KeyError::ShortRoot(bytes.len()));
+            return Err(KeyError::ShortRoot(len));
         }
         Ok(Self(bytes))
     }

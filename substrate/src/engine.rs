@@ -200,7 +200,9 @@ pub enum EngineError {
         vocab: usize,
     },
     /// The generation has no room for more tokens.
-    #[error("context full: {position} tokens held, {requested} more asked for, the limit is {limit}")]
+    #[error(
+        "context full: {position} tokens held, {requested} more asked for, the limit is {limit}"
+    )]
     ContextFull {
         /// Tokens held.
         position: usize,

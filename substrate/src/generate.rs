@@ -95,6 +95,15 @@ pub enum GenerateError {
         /// The value.
         found: u64,
     },
+    /// The engine gave no logits.
+    #[error("the engine gave no logits")]
+    NoLogits,
+    /// A logit is NaN: the weights or the computation are broken.
+    #[error("the logit of token {token} is not a number")]
+    NotANumber {
+        /// The token's id.
+        token: usize,
+    },
     /// `step` was called after the last step.
     #[error("the answer is finished")]
     Finished,
@@ -108,9 +117,13 @@ impl GenerateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::EmptyPrompt => "prompt_empty",
-            Self::PromptTooLong { .. } | Self::Engine(EngineError::ContextFull { .. }) => "context_exceeded",
+            Self::PromptTooLong { .. } | Self::Engine(EngineError::ContextFull { .. }) => {
+                "context_exceeded"
+            }
             Self::Parameter { .. } => "bad_parameter",
-            Self::Finished | Self::Engine(_) => "engine_failed",
+            Self::NoLogits | Self::NotANumber { .. } | Self::Finished | Self::Engine(_) => {
+                "engine_failed"
+            }
         }
     }
 }
@@ -130,6 +143,8 @@ pub struct Generator {
     fed: usize,
     active: ExpertSet,
     loaded: ExpertSet,
+    /// The empty set for this model.
+    none: ExpertSet,
     made: u32,
     finished: bool,
 }
@@ -139,23 +154,40 @@ impl Generator {
     ///
     /// # Errors
     /// An empty prompt, one that leaves no room for a token, a parameter out of range, an id that the model does not know.
-    pub fn new(engine: &dyn Engine, tokenizer: Arc<Tokenizer>, prompt: &[u32], params: &Params) -> Result<Self, GenerateError> {
+    pub fn new(
+        engine: &dyn Engine,
+        tokenizer: Arc<Tokenizer>,
+        prompt: &[u32],
+        params: &Params,
+    ) -> Result<Self, GenerateError> {
         let info = engine.info();
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
         if prompt.len() >= info.context_limit {
-            return Err(GenerateError::PromptTooLong { tokens: prompt.len(), limit: info.context_limit });
+            return Err(GenerateError::PromptTooLong {
+                tokens: prompt.len(),
+                limit: info.context_limit,
+            });
         }
         if let Some(&token) = prompt.iter().find(|t| **t as usize >= info.vocab) {
-            return Err(EngineError::UnknownToken { token, vocab: info.vocab }.into());
+            return Err(EngineError::UnknownToken {
+                token,
+                vocab: info.vocab,
+            }
+            .into());
         }
         if params.max_tokens == 0 {
-            return Err(GenerateError::Parameter { field: "max_tokens", expected: "at least 1", found: 0 });
+            return Err(GenerateError::Parameter {
+                field: "max_tokens",
+                expected: "at least 1",
+                found: 0,
+            });
         }
         params.sampling.check()?;
         let mut stop = info.stop_tokens.clone();
         stop.extend_from_slice(&params.stop_tokens);
+        let none = ExpertSet::new(info.layers, info.experts);
         Ok(Self {
             generation: engine.start()?,
             tokenizer,
@@ -166,8 +198,9 @@ impl Generator {
             max_tokens: params.max_tokens,
             feed: prompt.to_vec(),
             fed: 0,
-            active: ExpertSet::new(info.layers, info.experts),
-            loaded: ExpertSet::new(info.layers, info.experts),
+            active: none.clone(),
+            loaded: none.clone(),
+            none,
             made: 0,
             finished: false,
         })
@@ -178,7 +211,10 @@ impl Generator {
     ///
     /// # Errors
     /// [`GenerateError::Finished`] after the last step, or what the engine says.
-    pub fn step(&mut self, cancelled: &dyn Fn() -> bool) -> Result<Option<StepOutput>, GenerateError> {
+    pub fn step(
+        &mut self,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<StepOutput>, GenerateError> {
         if self.finished {
             return Err(GenerateError::Finished);
         }
@@ -190,11 +226,14 @@ impl Generator {
             let chunk = self.feed.len().min(self.fed + PROMPT_CHUNK);
             let step = self.generation.forward(&self.feed[self.fed..chunk])?;
             self.fed = chunk;
-            self.active.union(&step.active);
-            self.loaded.union(&step.loaded);
+            add(&mut self.active, &step.active);
+            add(&mut self.loaded, &step.loaded);
             logits = step.logits;
         }
-        let token_id = self.sampler.choose(&logits)?;
+        let token_id = self
+            .sampler
+            .choose(&logits)
+            .inspect_err(|_| self.finished = true)?;
         let step = self.made;
         self.made += 1;
         let finished = if self.stop.contains(&token_id) {
@@ -207,7 +246,11 @@ impl Generator {
             None
         };
         let bytes = self.tokenizer.token_bytes(token_id);
-        let text = if finished.is_some() { self.text.finish(bytes) } else { self.text.push(bytes) };
+        let text = if finished.is_some() {
+            self.text.finish(bytes)
+        } else {
+            self.text.push(bytes)
+        };
         self.finished = finished.is_some();
         self.feed = vec![token_id];
         self.fed = 0;
@@ -215,10 +258,23 @@ impl Generator {
             step,
             token_id,
             text,
-            cut: if finished.is_some() { self.text.backlog() } else { 0 },
-            active: self.active.take(),
-            loaded: self.loaded.take(),
+            cut: if finished.is_some() {
+                self.text.backlog()
+            } else {
+                0
+            },
+            active: std::mem::replace(&mut self.active, self.none.clone()),
+            loaded: std::mem::replace(&mut self.loaded, self.none.clone()),
             finished,
         }))
+    }
+}
+
+/// Puts the experts of `from` into `into`.
+fn add(into: &mut ExpertSet, from: &ExpertSet) {
+    for layer in 0..from.layers() {
+        for expert in from.layer(layer) {
+            into.insert(layer, expert);
+        }
     }
 }

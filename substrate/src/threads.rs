@@ -14,7 +14,9 @@ pub const VARIABLES: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 /// Whether the environment already says `threads` for each of [`VARIABLES`].
 pub fn is_set(threads: usize, get: impl Fn(&str) -> Option<OsString>) -> bool {
     let wanted = OsString::from(threads.to_string());
-    VARIABLES.iter().all(|name| get(name).as_ref() == Some(&wanted))
+    VARIABLES
+        .iter()
+        .all(|name| get(name).as_ref() == Some(&wanted))
 }
 
 /// Bounds the threads of the arithmetic to `threads` (at least 1). Call it first in `main`, before anything runs.
@@ -57,11 +59,22 @@ mod tests {
         let cases: [(&[(&str, &str)], bool); 4] = [
             (&[], false),
             (&[("RAYON_NUM_THREADS", "2")], false),
-            (&[("RAYON_NUM_THREADS", "2"), ("CANDLE_NUM_THREADS", "3")], false),
-            (&[("RAYON_NUM_THREADS", "2"), ("CANDLE_NUM_THREADS", "2")], true),
+            (
+                &[("RAYON_NUM_THREADS", "2"), ("CANDLE_NUM_THREADS", "3")],
+                false,
+            ),
+            (
+                &[("RAYON_NUM_THREADS", "2"), ("CANDLE_NUM_THREADS", "2")],
+                true,
+            ),
         ];
         for (environment, expected) in cases {
-            let get = |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+            let get = |name: &str| {
+                environment
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, v)| OsString::from(v))
+            };
             assert_eq!(is_set(2, get), expected, "{environment:?}");
         }
     }

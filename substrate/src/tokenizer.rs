@@ -29,7 +29,10 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be read, is no tokenizer, or decodes otherwise than byte by byte.
     pub fn from_file(file: &Path) -> Result<Self, EngineError> {
-        let text = std::fs::read(file).map_err(|source| EngineError::Io { file: file.into(), source })?;
+        let text = std::fs::read(file).map_err(|source| EngineError::Io {
+            file: file.into(),
+            source,
+        })?;
         let format = |what: &str, expected: &str, found: String| EngineError::Format {
             file: file.into(),
             what: what.into(),
@@ -49,14 +52,26 @@ impl Tokenizer {
             return Err(format("decoder", "ByteLevel", found));
         }
 
-        let mut by_id: Vec<(u32, String)> = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+        let mut by_id: Vec<(u32, String)> = inner
+            .get_vocab(true)
+            .into_iter()
+            .map(|(token, id)| (id, token))
+            .collect();
         by_id.sort_unstable();
         let highest = by_id.last().map_or(0, |(id, _)| *id as usize + 1);
         if highest == 0 || highest > 1 << 24 {
-            return Err(format("highest token id", "one below 16777216", highest.to_string()));
+            return Err(format(
+                "highest token id",
+                "one below 16777216",
+                highest.to_string(),
+            ));
         }
-        let special: std::collections::HashSet<u32> =
-            inner.get_added_tokens_decoder().iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
+        let special: std::collections::HashSet<u32> = inner
+            .get_added_tokens_decoder()
+            .iter()
+            .filter(|(_, t)| t.special)
+            .map(|(id, _)| *id)
+            .collect();
         let alphabet = byte_alphabet();
         let mut starts = Vec::with_capacity(highest + 1);
         let mut bytes = Vec::new();
@@ -65,7 +80,11 @@ impl Tokenizer {
             starts.push(bytes.len());
             while let Some((_, token)) = next.next_if(|(i, _)| *i as usize == id) {
                 if !special.contains(&(id as u32)) {
-                    match token.chars().map(|c| alphabet.get(&c).copied()).collect::<Option<Vec<u8>>>() {
+                    match token
+                        .chars()
+                        .map(|c| alphabet.get(&c).copied())
+                        .collect::<Option<Vec<u8>>>()
+                    {
                         Some(mapped) => bytes.extend(mapped),
                         None => bytes.extend(token.as_bytes()), // an added token, written as itself
                     }
@@ -73,7 +92,12 @@ impl Tokenizer {
             }
         }
         starts.push(bytes.len());
-        Ok(Self { inner, file: file.into(), starts, bytes })
+        Ok(Self {
+            inner,
+            file: file.into(),
+            starts,
+            bytes,
+        })
     }
 
     /// One more than the highest token id.
@@ -93,10 +117,13 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, EngineError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|error| EngineError::Encode { file: self.file.clone(), message: error.to_string() })?;
+        let encoding =
+            self.inner
+                .encode_fast(text, add_special)
+                .map_err(|error| EngineError::Encode {
+                    file: self.file.clone(),
+                    message: error.to_string(),
+                })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -116,7 +143,11 @@ impl Tokenizer {
 
     /// The text of a whole sequence, special tokens left out; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
+        let bytes: Vec<u8> = ids
+            .iter()
+            .flat_map(|id| self.token_bytes(*id))
+            .copied()
+            .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }

@@ -74,7 +74,10 @@ impl Config {
     /// # Errors
     /// When it cannot be read, is of another architecture, lacks a field, or asks for what the engine does not do.
     pub fn from_file(file: &Path) -> Result<Self, EngineError> {
-        let text = std::fs::read(file).map_err(|source| EngineError::Io { file: file.into(), source })?;
+        let text = std::fs::read(file).map_err(|source| EngineError::Io {
+            file: file.into(),
+            source,
+        })?;
         Self::from_json(file, &text)
     }
 
@@ -91,16 +94,25 @@ impl Config {
         })?;
         let fields = Fields { file, json: &json };
         fields.demand("model_type", "qwen3_moe", fields.text("model_type")?)?;
-        fields.demand("hidden_act", "silu", fields.optional_text("hidden_act")?.unwrap_or("silu"))?;
+        fields.demand(
+            "hidden_act",
+            "silu",
+            fields.optional_text("hidden_act")?.unwrap_or("silu"),
+        )?;
         if fields.flag("use_sliding_window", false)? {
             return Err(fields.unsupported("use_sliding_window", "false", "true"));
         }
         if let Some(kinds) = json.get("layer_types").and_then(Value::as_array)
-            && let Some(other) = kinds.iter().find(|kind| kind.as_str() != Some("full_attention"))
+            && let Some(other) = kinds
+                .iter()
+                .find(|kind| kind.as_str() != Some("full_attention"))
         {
             return Err(fields.unsupported("layer_types", "full_attention", &other.to_string()));
         }
-        if json.get("quantization_config").is_some_and(|q| !q.is_null()) {
+        if json
+            .get("quantization_config")
+            .is_some_and(|q| !q.is_null())
+        {
             return Err(fields.unsupported("quantization_config", "none", "a quantised folder"));
         }
 
@@ -108,26 +120,49 @@ impl Config {
         let heads = fields.count("num_attention_heads")?;
         let layers = fields.count("num_hidden_layers")?;
         if layers > MAX_LAYERS {
-            return Err(fields.wrong("num_hidden_layers", &format!("at most {MAX_LAYERS}"), &layers.to_string()));
+            return Err(fields.wrong(
+                "num_hidden_layers",
+                &format!("at most {MAX_LAYERS}"),
+                &layers.to_string(),
+            ));
         }
         let step = fields.optional_count("decoder_sparse_step")?.unwrap_or(1);
         let mut dense: Vec<bool> = (1..=layers).map(|n| n % step != 0).collect();
-        for entry in json.get("mlp_only_layers").and_then(Value::as_array).into_iter().flatten() {
-            match entry.as_u64().and_then(|n| usize::try_from(n).ok()).and_then(|n| dense.get_mut(n)) {
+        for entry in json
+            .get("mlp_only_layers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            match entry
+                .as_u64()
+                .and_then(|n| usize::try_from(n).ok())
+                .and_then(|n| dense.get_mut(n))
+            {
                 Some(layer) => *layer = true,
-                None => return Err(fields.wrong("mlp_only_layers", "numbers of layers", &entry.to_string())),
+                None => {
+                    return Err(fields.wrong(
+                        "mlp_only_layers",
+                        "numbers of layers",
+                        &entry.to_string(),
+                    ));
+                }
             }
         }
         let dense_ff = match fields.optional_count("intermediate_size")? {
             Some(width) => width,
-            None if dense.contains(&true) => return Err(fields.missing("intermediate_size", "a count")),
+            None if dense.contains(&true) => {
+                return Err(fields.missing("intermediate_size", "a count"));
+            }
             None => 1,
         };
         let config = Self {
             hidden,
             layers,
             heads,
-            kv_heads: fields.optional_count("num_key_value_heads")?.unwrap_or(heads),
+            kv_heads: fields
+                .optional_count("num_key_value_heads")?
+                .unwrap_or(heads),
             head_dim: fields.optional_count("head_dim")?.unwrap_or(hidden / heads),
             vocab: fields.count("vocab_size")?,
             // transformers 5 writes the first name, 4 the second
@@ -157,29 +192,66 @@ impl Config {
     /// Names the field that cannot be so.
     pub fn check(&self, file: &Path) -> Result<(), EngineError> {
         let wrong = |what: &str, expected: String, found: String| {
-            Err(EngineError::Format { file: file.into(), what: what.into(), expected, found })
+            Err(EngineError::Format {
+                file: file.into(),
+                what: what.into(),
+                expected,
+                found,
+            })
         };
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return wrong("num_key_value_heads", format!("a divisor of {} heads", self.heads), self.kv_heads.to_string());
+            return wrong(
+                "num_key_value_heads",
+                format!("a divisor of {} heads", self.heads),
+                self.kv_heads.to_string(),
+            );
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
-            return wrong("head_dim", "an even number above 0".into(), self.head_dim.to_string());
+            return wrong(
+                "head_dim",
+                "an even number above 0".into(),
+                self.head_dim.to_string(),
+            );
         }
         if self.experts > MAX_EXPERTS {
-            return wrong("num_experts", format!("at most {MAX_EXPERTS}"), self.experts.to_string());
+            return wrong(
+                "num_experts",
+                format!("at most {MAX_EXPERTS}"),
+                self.experts.to_string(),
+            );
         }
         if self.experts_per_token > self.experts {
             let expected = format!("at most {} experts", self.experts);
-            return wrong("num_experts_per_tok", expected, self.experts_per_token.to_string());
+            return wrong(
+                "num_experts_per_tok",
+                expected,
+                self.experts_per_token.to_string(),
+            );
         }
         if !(self.rms_eps.is_finite() && self.rms_eps > 0.0 && self.rms_eps < 1.0) {
-            return wrong("rms_norm_eps", "a number between 0 and 1".into(), self.rms_eps.to_string());
+            return wrong(
+                "rms_norm_eps",
+                "a number between 0 and 1".into(),
+                self.rms_eps.to_string(),
+            );
         }
         if !(self.rope_theta.is_finite() && self.rope_theta >= 1.0) {
-            return wrong("rope_theta", "a number of at least 1".into(), self.rope_theta.to_string());
+            return wrong(
+                "rope_theta",
+                "a number of at least 1".into(),
+                self.rope_theta.to_string(),
+            );
         }
-        if let Some(id) = self.stop_tokens.iter().find(|id| **id as usize >= self.vocab) {
-            return wrong("eos_token_id", format!("an id below {}", self.vocab), id.to_string());
+        if let Some(id) = self
+            .stop_tokens
+            .iter()
+            .find(|id| **id as usize >= self.vocab)
+        {
+            return wrong(
+                "eos_token_id",
+                format!("an id below {}", self.vocab),
+                id.to_string(),
+            );
         }
         Ok(())
     }
@@ -187,9 +259,23 @@ impl Config {
     /// Every tensor of the model.
     pub fn tensors(&self) -> Vec<Planned> {
         let mut all = Vec::new();
-        let mut add = |name: String, shape: &[usize], exact: bool| all.push(Planned { name, shape: shape.to_vec(), exact });
-        let (hidden, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        add("model.embed_tokens.weight".into(), &[self.vocab, hidden], false);
+        let mut add = |name: String, shape: &[usize], exact: bool| {
+            all.push(Planned {
+                name,
+                shape: shape.to_vec(),
+                exact,
+            })
+        };
+        let (hidden, q, kv) = (
+            self.hidden,
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+        );
+        add(
+            "model.embed_tokens.weight".into(),
+            &[self.vocab, hidden],
+            false,
+        );
         add("model.norm.weight".into(), &[hidden], true);
         if !self.tied {
             add("lm_head.weight".into(), &[self.vocab, hidden], false);
@@ -198,18 +284,43 @@ impl Config {
             let name = |rest: &str| format!("model.layers.{layer}.{rest}");
             add(name("input_layernorm.weight"), &[hidden], true);
             add(name("post_attention_layernorm.weight"), &[hidden], true);
-            for (part, outputs, inputs) in [("q", q, hidden), ("k", kv, hidden), ("v", kv, hidden), ("o", hidden, q)] {
-                add(name(&format!("self_attn.{part}_proj.weight")), &[outputs, inputs], false);
+            for (part, outputs, inputs) in [
+                ("q", q, hidden),
+                ("k", kv, hidden),
+                ("v", kv, hidden),
+                ("o", hidden, q),
+            ] {
+                add(
+                    name(&format!("self_attn.{part}_proj.weight")),
+                    &[outputs, inputs],
+                    false,
+                );
                 if self.attention_bias {
-                    add(name(&format!("self_attn.{part}_proj.bias")), &[outputs], true);
+                    add(
+                        name(&format!("self_attn.{part}_proj.bias")),
+                        &[outputs],
+                        true,
+                    );
                 }
             }
             add(name("self_attn.q_norm.weight"), &[self.head_dim], true);
             add(name("self_attn.k_norm.weight"), &[self.head_dim], true);
             let mut block = |prefix: &str, inner: usize| {
-                add(name(&format!("{prefix}.gate_proj.weight")), &[inner, hidden], false);
-                add(name(&format!("{prefix}.up_proj.weight")), &[inner, hidden], false);
-                add(name(&format!("{prefix}.down_proj.weight")), &[hidden, inner], false);
+                add(
+                    name(&format!("{prefix}.gate_proj.weight")),
+                    &[inner, hidden],
+                    false,
+                );
+                add(
+                    name(&format!("{prefix}.up_proj.weight")),
+                    &[inner, hidden],
+                    false,
+                );
+                add(
+                    name(&format!("{prefix}.down_proj.weight")),
+                    &[hidden, inner],
+                    false,
+                );
             };
             if dense {
                 block("mlp", self.dense_ff);
@@ -225,15 +336,26 @@ impl Config {
 
     /// The tensors by name.
     pub fn tensors_by_name(&self) -> HashMap<String, Planned> {
-        self.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()
+        self.tensors()
+            .into_iter()
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect()
     }
 }
 
 /// The ids in an `eos_token_id`: a number, a list, or nothing.
 pub fn token_ids(value: Option<&Value>) -> Vec<u32> {
     let mut ids: Vec<u32> = match value {
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect(),
-        Some(one) => one.as_u64().and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(Value::as_u64)
+            .filter_map(|id| u32::try_from(id).ok())
+            .collect(),
+        Some(one) => one
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .into_iter()
+            .collect(),
         None => Vec::new(),
     };
     ids.sort_unstable();
@@ -253,7 +375,12 @@ impl<'a> Fields<'a> {
     }
 
     fn wrong(&self, field: &str, expected: &str, found: &str) -> EngineError {
-        EngineError::Format { file: self.file(), what: field.into(), expected: expected.into(), found: found.into() }
+        EngineError::Format {
+            file: self.file(),
+            what: field.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
     }
 
     fn missing(&self, field: &str, expected: &str) -> EngineError {
@@ -270,7 +397,11 @@ impl<'a> Fields<'a> {
     }
 
     fn demand(&self, field: &str, expected: &str, found: &str) -> Result<(), EngineError> {
-        if found == expected { Ok(()) } else { Err(self.unsupported(field, expected, found)) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(self.unsupported(field, expected, found))
+        }
     }
 
     /// A field that is there and not null.
@@ -281,39 +412,53 @@ impl<'a> Fields<'a> {
     fn optional_text(&self, field: &str) -> Result<Option<&'a str>, EngineError> {
         match self.get(field) {
             None => Ok(None),
-            Some(value) => {
-                value.as_str().map(Some).ok_or_else(|| self.wrong(field, "a string", &value.to_string()))
-            }
+            Some(value) => value
+                .as_str()
+                .map(Some)
+                .ok_or_else(|| self.wrong(field, "a string", &value.to_string())),
         }
     }
 
     fn text(&self, field: &str) -> Result<&'a str, EngineError> {
-        self.optional_text(field)?.ok_or_else(|| self.missing(field, "a string"))
+        self.optional_text(field)?
+            .ok_or_else(|| self.missing(field, "a string"))
     }
 
     fn optional_count(&self, field: &str) -> Result<Option<usize>, EngineError> {
-        let Some(value) = self.get(field) else { return Ok(None) };
+        let Some(value) = self.get(field) else {
+            return Ok(None);
+        };
         match value.as_u64() {
             Some(count) if (1..=MAX_COUNT).contains(&count) => Ok(usize::try_from(count).ok()),
-            _ => Err(self.wrong(field, &format!("a whole number from 1 to {MAX_COUNT}"), &value.to_string())),
+            _ => Err(self.wrong(
+                field,
+                &format!("a whole number from 1 to {MAX_COUNT}"),
+                &value.to_string(),
+            )),
         }
     }
 
     fn count(&self, field: &str) -> Result<usize, EngineError> {
-        self.optional_count(field)?.ok_or_else(|| self.missing(field, "a count"))
+        self.optional_count(field)?
+            .ok_or_else(|| self.missing(field, "a count"))
     }
 
     fn flag(&self, field: &str, default: bool) -> Result<bool, EngineError> {
         match self.get(field) {
             None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, "true or false", &value.to_string())),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.wrong(field, "true or false", &value.to_string())),
         }
     }
 
     fn number(&self, field: &str) -> Result<Option<f64>, EngineError> {
         match self.get(field) {
             None => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or_else(|| self.wrong(field, "a number", &value.to_string())),
+            Some(value) => value
+                .as_f64()
+                .map(Some)
+                .ok_or_else(|| self.wrong(field, "a number", &value.to_string())),
         }
     }
 
@@ -322,8 +467,13 @@ impl<'a> Fields<'a> {
     fn rope_theta(&self) -> Result<f64, EngineError> {
         let mut theta = self.number("rope_theta")?;
         for field in ["rope_scaling", "rope_parameters"] {
-            let Some(value) = self.get(field) else { continue };
-            let inner = Fields { file: self.file, json: value };
+            let Some(value) = self.get(field) else {
+                continue;
+            };
+            let inner = Fields {
+                file: self.file,
+                json: value,
+            };
             let kind = match inner.optional_text("rope_type")? {
                 Some(kind) => kind,
                 None => inner.optional_text("type")?.unwrap_or("default"),
@@ -366,7 +516,15 @@ mod tests {
     #[test]
     fn the_published_fields_are_read() {
         let config = read(&published()).unwrap();
-        assert_eq!((config.hidden, config.heads, config.kv_heads, config.head_dim), (32, 4, 2, 16));
+        assert_eq!(
+            (
+                config.hidden,
+                config.heads,
+                config.kv_heads,
+                config.head_dim
+            ),
+            (32, 4, 2, 16)
+        );
         assert_eq!(config.dense, [false; 4]);
         assert_eq!(config.stop_tokens, [9]);
         assert!(config.norm_topk_prob);
@@ -382,7 +540,10 @@ mod tests {
         fields.remove("rope_scaling");
         fields.remove("num_experts");
         fields.insert("num_local_experts".into(), json!(8));
-        fields.insert("rope_parameters".into(), json!({"rope_theta": 5000.0, "rope_type": "default"}));
+        fields.insert(
+            "rope_parameters".into(),
+            json!({"rope_theta": 5000.0, "rope_type": "default"}),
+        );
         let config = read(&json).unwrap();
         assert_eq!((config.experts, config.rope_theta), (8, 5000.0));
     }
@@ -398,33 +559,112 @@ mod tests {
     #[test]
     fn what_the_engine_does_not_do_is_refused_by_name() {
         let cases = [
-            ("model_type", json!("llama"), "model_type: expected qwen3_moe, found llama"),
-            ("hidden_act", json!("gelu"), "hidden_act: expected silu, found gelu"),
-            ("use_sliding_window", json!(true), "use_sliding_window: expected false, found true"),
-            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "rope_scaling: expected none, or type default, found yarn"),
+            (
+                "model_type",
+                json!("llama"),
+                "model_type: expected qwen3_moe, found llama",
+            ),
+            (
+                "hidden_act",
+                json!("gelu"),
+                "hidden_act: expected silu, found gelu",
+            ),
+            (
+                "use_sliding_window",
+                json!(true),
+                "use_sliding_window: expected false, found true",
+            ),
+            (
+                "rope_scaling",
+                json!({"rope_type": "yarn", "factor": 4.0}),
+                "rope_scaling: expected none, or type default, found yarn",
+            ),
             ("rope_scaling", json!({"type": "linear"}), "found linear"),
-            ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types: expected full_attention"),
-            ("quantization_config", json!({"quant_method": "fp8"}), "quantization_config: expected none"),
-            ("hidden_size", json!(0), "hidden_size: expected a whole number from 1"),
-            ("hidden_size", json!(-3), "hidden_size: expected a whole number from 1"),
-            ("hidden_size", json!(1e30), "hidden_size: expected a whole number from 1"),
-            ("hidden_size", json!("32"), "hidden_size: expected a whole number from 1"),
-            ("hidden_size", Value::Null, "hidden_size: expected a count, found nothing"),
-            ("num_key_value_heads", json!(3), "num_key_value_heads: expected a divisor of 4 heads, found 3"),
+            (
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+                "layer_types: expected full_attention",
+            ),
+            (
+                "quantization_config",
+                json!({"quant_method": "fp8"}),
+                "quantization_config: expected none",
+            ),
+            (
+                "hidden_size",
+                json!(0),
+                "hidden_size: expected a whole number from 1",
+            ),
+            (
+                "hidden_size",
+                json!(-3),
+                "hidden_size: expected a whole number from 1",
+            ),
+            (
+                "hidden_size",
+                json!(1e30),
+                "hidden_size: expected a whole number from 1",
+            ),
+            (
+                "hidden_size",
+                json!("32"),
+                "hidden_size: expected a whole number from 1",
+            ),
+            (
+                "hidden_size",
+                Value::Null,
+                "hidden_size: expected a count, found nothing",
+            ),
+            (
+                "num_key_value_heads",
+                json!(3),
+                "num_key_value_heads: expected a divisor of 4 heads, found 3",
+            ),
             ("head_dim", json!(15), "head_dim: expected an even number"),
-            ("num_experts_per_tok", json!(9), "num_experts_per_tok: expected at most 8 experts, found 9"),
-            ("rms_norm_eps", json!(-1.0), "rms_norm_eps: expected a number between 0 and 1"),
-            ("rms_norm_eps", json!("NaN"), "rms_norm_eps: expected a number, found \"NaN\""),
-            ("rope_theta", json!(0.0), "rope_theta: expected a number of at least 1"),
-            ("mlp_only_layers", json!([4]), "mlp_only_layers: expected numbers of layers, found 4"),
-            ("eos_token_id", json!(100), "eos_token_id: expected an id below 100, found 100"),
-            ("norm_topk_prob", json!("yes"), "norm_topk_prob: expected true or false"),
+            (
+                "num_experts_per_tok",
+                json!(9),
+                "num_experts_per_tok: expected at most 8 experts, found 9",
+            ),
+            (
+                "rms_norm_eps",
+                json!(-1.0),
+                "rms_norm_eps: expected a number between 0 and 1",
+            ),
+            (
+                "rms_norm_eps",
+                json!("NaN"),
+                "rms_norm_eps: expected a number, found \"NaN\"",
+            ),
+            (
+                "rope_theta",
+                json!(0.0),
+                "rope_theta: expected a number of at least 1",
+            ),
+            (
+                "mlp_only_layers",
+                json!([4]),
+                "mlp_only_layers: expected numbers of layers, found 4",
+            ),
+            (
+                "eos_token_id",
+                json!(100),
+                "eos_token_id: expected an id below 100, found 100",
+            ),
+            (
+                "norm_topk_prob",
+                json!("yes"),
+                "norm_topk_prob: expected true or false",
+            ),
         ];
         for (field, value, message) in cases {
             let mut json = published();
             json[field] = value;
             let error = read(&json).unwrap_err().to_string();
-            assert!(error.starts_with("config.json: ") && error.contains(message), "{error}");
+            assert!(
+                error.starts_with("config.json: ") && error.contains(message),
+                "{error}"
+            );
         }
     }
 
@@ -432,7 +672,10 @@ mod tests {
     fn json_that_is_none_is_refused() {
         for text in ["", "{", "[]", "{\"rms_norm_eps\": NaN}", "null"] {
             let error = Config::from_json(Path::new("c"), text.as_bytes()).unwrap_err();
-            assert!(matches!(error, EngineError::Format { .. }), "{text}: {error}");
+            assert!(
+                matches!(error, EngineError::Format { .. }),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -23,7 +23,10 @@ impl HashedFile {
     /// # Errors
     /// When it cannot be opened, or is no file.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
-        let failed = |source| EngineError::Io { file: path.into(), source };
+        let failed = |source| EngineError::Io {
+            file: path.into(),
+            source,
+        };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
@@ -62,7 +65,11 @@ impl HashedFile {
     ///
     /// # Errors
     /// When the file ends first or cannot be read.
-    pub fn fill(&mut self, buffer: &mut [u8], what: &dyn Fn() -> String) -> Result<(), EngineError> {
+    pub fn fill(
+        &mut self,
+        buffer: &mut [u8],
+        what: &dyn Fn() -> String,
+    ) -> Result<(), EngineError> {
         let wanted = buffer.len() as u64;
         if wanted > self.remaining() {
             return Err(EngineError::Truncated {
@@ -72,7 +79,12 @@ impl HashedFile {
                 found: self.length,
             });
         }
-        self.reader.read_exact(buffer).map_err(|source| EngineError::Io { file: self.path.clone(), source })?;
+        self.reader
+            .read_exact(buffer)
+            .map_err(|source| EngineError::Io {
+                file: self.path.clone(),
+                source,
+            })?;
         self.hasher.update(&*buffer);
         self.position += wanted;
         Ok(())
@@ -127,8 +139,15 @@ impl Aligned {
     /// Zeros.
     pub fn new(length: usize) -> Self {
         let bytes = vec![0; length + Self::ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(Self::ALIGNMENT).min(Self::ALIGNMENT);
-        Self { bytes, start, length }
+        let start = bytes
+            .as_ptr()
+            .align_offset(Self::ALIGNMENT)
+            .min(Self::ALIGNMENT);
+        Self {
+            bytes,
+            start,
+            length,
+        }
     }
 
     /// The bytes.
@@ -144,7 +163,10 @@ impl Aligned {
 
 /// The last part of a path, for names and digests.
 pub fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -156,8 +178,14 @@ mod tests {
         // printf a > b; printf b > a; sha256sum a b | sha256sum
         let digest = |text: &str| -> [u8; 32] { Sha256::digest(text).into() };
         let files = [("b".to_owned(), digest("a")), ("a".to_owned(), digest("b"))];
-        let hex: String = digest_of_files(&files).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "683218fccdec5f9dff3cb33399b5ed06152761150557afe9961aeb3035003f8b");
+        let hex: String = digest_of_files(&files)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "683218fccdec5f9dff3cb33399b5ed06152761150557afe9961aeb3035003f8b"
+        );
     }
 
     #[test]
@@ -172,8 +200,18 @@ mod tests {
         assert_eq!(head, content[..100]);
         file.skip_to(9_000, &|| "gap".into()).unwrap();
         assert_eq!(file.position(), 9_000);
-        let error = file.fill(&mut vec![0; 11_001], &|| "tail".into()).unwrap_err();
-        assert!(error.to_string().ends_with("truncated: tail needs 20001 bytes, the file has 20000"), "{error}");
-        assert_eq!(file.digest().unwrap(), <[u8; 32]>::from(Sha256::digest(&content)));
+        let error = file
+            .fill(&mut vec![0; 11_001], &|| "tail".into())
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("truncated: tail needs 20001 bytes, the file has 20000"),
+            "{error}"
+        );
+        assert_eq!(
+            file.digest().unwrap(),
+            <[u8; 32]>::from(Sha256::digest(&content))
+        );
     }
 }

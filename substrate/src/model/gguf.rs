@@ -66,13 +66,6 @@ pub struct Header {
     pub entries: Vec<Entry>,
 }
 
-/// Whether a file begins as a GGUF file does.
-pub fn is_gguf(path: &Path) -> bool {
-    use std::io::Read as _;
-    let mut magic = [0; 4];
-    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
-}
-
 /// Reads the header; the file then stands right behind it.
 ///
 /// # Errors
@@ -81,7 +74,11 @@ pub fn read_header(file: &mut HashedFile) -> Result<Header, EngineError> {
     let mut reader = Reader { file };
     let magic: [u8; 4] = reader.array("the magic")?;
     if magic != MAGIC {
-        return Err(reader.wrong("magic", "GGUF", &format!("{:?}", String::from_utf8_lossy(&magic))));
+        return Err(reader.wrong(
+            "magic",
+            "GGUF",
+            &format!("{:?}", String::from_utf8_lossy(&magic)),
+        ));
     }
     let version = u32::from_le_bytes(reader.array("the version")?);
     if !(2..=3).contains(&version) {
@@ -102,7 +99,9 @@ pub fn read_header(file: &mut HashedFile) -> Result<Header, EngineError> {
     let alignment = match metadata.get("general.alignment") {
         None => 32,
         Some(Meta::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n,
-        Some(other) => return Err(reader.wrong("general.alignment", "a power of two", &other.to_string())),
+        Some(other) => {
+            return Err(reader.wrong("general.alignment", "a power of two", &other.to_string()));
+        }
     };
 
     let mut entries = Vec::new();
@@ -120,7 +119,11 @@ pub fn read_header(file: &mut HashedFile) -> Result<Header, EngineError> {
     for entry in &mut entries {
         if !entry.begin.is_multiple_of(alignment) {
             let expected = format!("a multiple of {alignment}");
-            return Err(reader.wrong(&format!("tensor {}: offset", entry.name), &expected, &entry.begin.to_string()));
+            return Err(reader.wrong(
+                &format!("tensor {}: offset", entry.name),
+                &expected,
+                &entry.begin.to_string(),
+            ));
         }
         let (begin, end) = (entry.begin.checked_add(start), entry.end.checked_add(start));
         let (Some(begin), Some(end)) = (begin, end) else {
@@ -130,7 +133,11 @@ pub fn read_header(file: &mut HashedFile) -> Result<Header, EngineError> {
         (entry.begin, entry.end) = (begin, end);
         if begin < free_from {
             let expected = format!("data from byte {free_from} on");
-            return Err(reader.wrong(&format!("tensor {}: offset", entry.name), &expected, &format!("byte {begin}")));
+            return Err(reader.wrong(
+                &format!("tensor {}: offset", entry.name),
+                &expected,
+                &format!("byte {begin}"),
+            ));
         }
         if end > reader.file.length() {
             return Err(EngineError::Truncated {
@@ -171,7 +178,11 @@ impl Reader<'_> {
         let count = u64::from_le_bytes(self.array(what)?);
         let left = self.file.remaining();
         if count > left {
-            return Err(self.wrong(what, &format!("at most {left}, the bytes left"), &count.to_string()));
+            return Err(self.wrong(
+                what,
+                &format!("at most {left}, the bytes left"),
+                &count.to_string(),
+            ));
         }
         Ok(count)
     }
@@ -200,7 +211,11 @@ impl Reader<'_> {
             8 => Meta::Text(self.text(key)?),
             9 => {
                 if depth == MAX_DEPTH {
-                    return Err(self.wrong(key, &format!("arrays at most {MAX_DEPTH} deep"), "a deeper one"));
+                    return Err(self.wrong(
+                        key,
+                        &format!("arrays at most {MAX_DEPTH} deep"),
+                        "a deeper one",
+                    ));
                 }
                 let kind = u32::from_le_bytes(self.array(key)?);
                 let count = self.count(key)?;
@@ -212,7 +227,13 @@ impl Reader<'_> {
             10 => Meta::Unsigned(u64::from_le_bytes(self.array(key)?)),
             11 => signed(i64::from_le_bytes(self.array(key)?)),
             12 => Meta::Float(f64::from_le_bytes(self.array(key)?)),
-            other => return Err(self.wrong(&format!("{key}: type"), "one from 0 to 12", &other.to_string())),
+            other => {
+                return Err(self.wrong(
+                    &format!("{key}: type"),
+                    "one from 0 to 12",
+                    &other.to_string(),
+                ));
+            }
         })
     }
 
@@ -222,7 +243,11 @@ impl Reader<'_> {
         let what = format!("tensor {name}");
         let dimensions = u32::from_le_bytes(self.array(&what)?);
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
-            return Err(self.wrong(&what, &format!("1 to {MAX_DIMENSIONS} dimensions"), &dimensions.to_string()));
+            return Err(self.wrong(
+                &what,
+                &format!("1 to {MAX_DIMENSIONS} dimensions"),
+                &dimensions.to_string(),
+            ));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
@@ -250,11 +275,24 @@ impl Reader<'_> {
             }
         };
         let begin = u64::from_le_bytes(self.array(&what)?);
-        let Some(end) = stored.bytes(&shape).and_then(|bytes| bytes.checked_add(begin)) else {
-            let expected = format!("{} rows of whole blocks of {}", stored.name(), stored.block());
+        let Some(end) = stored
+            .bytes(&shape)
+            .and_then(|bytes| bytes.checked_add(begin))
+        else {
+            let expected = format!(
+                "{} rows of whole blocks of {}",
+                stored.name(),
+                stored.block()
+            );
             return Err(self.wrong(&what, &expected, &format!("shape {shape:?}")));
         };
-        Ok(Entry { name, shape, stored, begin, end })
+        Ok(Entry {
+            name,
+            shape,
+            stored,
+            begin,
+            end,
+        })
     }
 }
 
@@ -283,7 +321,10 @@ const ARCHITECTURE: &str = "qwen3moe";
 /// # Errors
 /// Another architecture, a key that is missing or out of range, a setting that the engine does not do.
 pub fn config(path: &Path, header: &Header) -> Result<Config, EngineError> {
-    let keys = Keys { path, metadata: &header.metadata };
+    let keys = Keys {
+        path,
+        metadata: &header.metadata,
+    };
     match header.metadata.get("general.architecture") {
         Some(Meta::Text(architecture)) if architecture == ARCHITECTURE => {}
         other => {
@@ -291,31 +332,69 @@ pub fn config(path: &Path, header: &Header) -> Result<Config, EngineError> {
             return Err(keys.unsupported("general.architecture", ARCHITECTURE, &found));
         }
     }
-    keys.demand("split.count", "1 (one file)", &[Meta::Unsigned(0), Meta::Unsigned(1)])?;
-    keys.demand("qwen3moe.rope.scaling.type", "none", &[Meta::Text("none".into())])?;
-    keys.demand("qwen3moe.attention.sliding_window", "none", &[Meta::Unsigned(0)])?;
+    keys.demand(
+        "split.count",
+        "1 (one file)",
+        &[Meta::Unsigned(0), Meta::Unsigned(1)],
+    )?;
+    keys.demand(
+        "qwen3moe.rope.scaling.type",
+        "none",
+        &[Meta::Text("none".into())],
+    )?;
+    keys.demand(
+        "qwen3moe.attention.sliding_window",
+        "none",
+        &[Meta::Unsigned(0)],
+    )?;
     keys.demand("qwen3moe.expert_shared_count", "0", &[Meta::Unsigned(0)])?;
-    keys.demand("qwen3moe.expert_weights_scale", "1", &[Meta::Float(0.0), Meta::Float(1.0)])?;
-    keys.demand("qwen3moe.expert_gating_func", "1 (softmax)", &[Meta::Unsigned(0), Meta::Unsigned(1)])?;
+    keys.demand(
+        "qwen3moe.expert_weights_scale",
+        "1",
+        &[Meta::Float(0.0), Meta::Float(1.0)],
+    )?;
+    keys.demand(
+        "qwen3moe.expert_gating_func",
+        "1 (softmax)",
+        &[Meta::Unsigned(0), Meta::Unsigned(1)],
+    )?;
 
     let (hidden, layers) = (keys.count("embedding_length")?, keys.count("block_count")?);
     if layers > MAX_LAYERS {
-        return Err(keys.wrong("block_count", &format!("at most {MAX_LAYERS}"), &layers.to_string()));
+        return Err(keys.wrong(
+            "block_count",
+            &format!("at most {MAX_LAYERS}"),
+            &layers.to_string(),
+        ));
     }
     let heads = keys.count("attention.head_count")?;
-    let head_dim = keys.optional_count("attention.key_length")?.unwrap_or(hidden / heads);
+    let head_dim = keys
+        .optional_count("attention.key_length")?
+        .unwrap_or(hidden / heads);
     for key in ["attention.value_length", "rope.dimension_count"] {
         if let Some(other) = keys.optional_count(key)?
             && other != head_dim
         {
-            return Err(keys.unsupported(key, &format!("the key length, {head_dim}"), &other.to_string()));
+            return Err(keys.unsupported(
+                key,
+                &format!("the key length, {head_dim}"),
+                &other.to_string(),
+            ));
         }
     }
-    let embedding = header.entries.iter().find(|entry| entry.name == "token_embd.weight");
-    let vocab = match (embedding.and_then(|entry| entry.shape.first()), keys.optional_count("vocab_size")?) {
+    let embedding = header
+        .entries
+        .iter()
+        .find(|entry| entry.name == "token_embd.weight");
+    let vocab = match (
+        embedding.and_then(|entry| entry.shape.first()),
+        keys.optional_count("vocab_size")?,
+    ) {
         (_, Some(vocab)) => vocab,
         (Some(&rows), None) => rows,
-        (None, None) => return Err(keys.wrong("vocab_size", "a count", "nothing, and no token_embd.weight")),
+        (None, None) => {
+            return Err(keys.wrong("vocab_size", "a count", "nothing, and no token_embd.weight"));
+        }
     };
     let stop = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
     let mut stop_tokens: Vec<u32> = stop
@@ -331,7 +410,9 @@ pub fn config(path: &Path, header: &Header) -> Result<Config, EngineError> {
         hidden,
         layers,
         heads,
-        kv_heads: keys.optional_count("attention.head_count_kv")?.unwrap_or(heads),
+        kv_heads: keys
+            .optional_count("attention.head_count_kv")?
+            .unwrap_or(heads),
         head_dim,
         vocab,
         experts: keys.count("expert_count")?,
@@ -339,9 +420,15 @@ pub fn config(path: &Path, header: &Header) -> Result<Config, EngineError> {
         expert_ff: keys.count("expert_feed_forward_length")?,
         dense_ff: 1,
         dense: vec![false; layers],
-        norm_topk_prob: !matches!(header.metadata.get("qwen3moe.expert_weights_norm"), Some(Meta::Unsigned(0))),
+        norm_topk_prob: !matches!(
+            header.metadata.get("qwen3moe.expert_weights_norm"),
+            Some(Meta::Unsigned(0))
+        ),
         attention_bias: false,
-        tied: !header.entries.iter().any(|entry| entry.name == "output.weight"),
+        tied: !header
+            .entries
+            .iter()
+            .any(|entry| entry.name == "output.weight"),
         rope_theta: keys.number("rope.freq_base", 10_000.0)?,
         rms_eps: keys.number("attention.layer_norm_rms_epsilon", f64::NAN)?,
         max_positions: keys.count("context_length")?,
@@ -383,7 +470,9 @@ impl Keys<'_> {
     /// Refuses a key that is there with a value other than these.
     fn demand(&self, key: &str, expected: &str, allowed: &[Meta]) -> Result<(), EngineError> {
         match self.metadata.get(key) {
-            Some(value) if !allowed.contains(value) => Err(self.unsupported(key, expected, &value.to_string())),
+            Some(value) if !allowed.contains(value) => {
+                Err(self.unsupported(key, expected, &value.to_string()))
+            }
             _ => Ok(()),
         }
     }
@@ -392,14 +481,17 @@ impl Keys<'_> {
         match self.get(key) {
             None => Ok(None),
             Some(Meta::Unsigned(n)) if (1..=MAX_COUNT).contains(n) => Ok(usize::try_from(*n).ok()),
-            Some(other) => {
-                Err(self.wrong(key, &format!("a whole number from 1 to {MAX_COUNT}"), &other.to_string()))
-            }
+            Some(other) => Err(self.wrong(
+                key,
+                &format!("a whole number from 1 to {MAX_COUNT}"),
+                &other.to_string(),
+            )),
         }
     }
 
     fn count(&self, key: &str) -> Result<usize, EngineError> {
-        self.optional_count(key)?.ok_or_else(|| self.wrong(key, "a count", "nothing"))
+        self.optional_count(key)?
+            .ok_or_else(|| self.wrong(key, "a count", "nothing"))
     }
 
     fn number(&self, key: &str, default: f64) -> Result<f64, EngineError> {

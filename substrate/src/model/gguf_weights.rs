@@ -49,7 +49,9 @@ pub fn load(path: &Path, widen: Widen) -> Result<Model, EngineError> {
     let mut tensors = HashMap::new();
     let mut stored = BTreeSet::new();
     for entry in &header.entries {
-        let Some(target) = targets.get(&entry.name) else { continue };
+        let Some(target) = targets.get(&entry.name) else {
+            continue;
+        };
         let what = || format!("tensor {}", entry.name);
         file.skip_to(entry.begin, &what)?;
         stored.insert(entry.stored);
@@ -62,7 +64,8 @@ pub fn load(path: &Path, widen: Widen) -> Result<Model, EngineError> {
         for part in 0..parts {
             let mut data = Aligned::new(length);
             file.fill(data.get_mut(), &what)?;
-            let weight = Weight::from_bytes(path, &entry.name, entry.stored, &shape, data.get(), widen)?;
+            let weight =
+                Weight::from_bytes(path, &entry.name, entry.stored, &shape, data.get(), widen)?;
             tensors.insert(target.name.replace("{}", &part.to_string()), weight);
         }
     }
@@ -72,20 +75,38 @@ pub fn load(path: &Path, widen: Widen) -> Result<Model, EngineError> {
     };
     let (name, chat_template) = (text("general.name"), text("tokenizer.chat_template"));
     let files = vec![(file_name(path), file.digest()?)];
-    let loaded = Loaded { tensors, files, stored: stored.into_iter().collect(), place: path.into() };
-    Ok(Model { config, loaded, name, chat_template })
+    let loaded = Loaded {
+        tensors,
+        files,
+        stored: stored.into_iter().collect(),
+        place: path.into(),
+    };
+    Ok(Model {
+        config,
+        loaded,
+        name,
+        chat_template,
+    })
 }
 
 /// Every tensor is expected, in its shape; every expected tensor is there.
-fn check(path: &Path, header: &Header, targets: &HashMap<String, Target>) -> Result<(), EngineError> {
+fn check(
+    path: &Path,
+    header: &Header,
+    targets: &HashMap<String, Target>,
+) -> Result<(), EngineError> {
     let mut missing: BTreeSet<&String> = targets.keys().collect();
     for entry in &header.entries {
-        let target = targets.get(&entry.name).ok_or_else(|| EngineError::UnexpectedTensor {
-            file: path.into(),
-            tensor: entry.name.clone(),
-        })?;
+        let target = targets
+            .get(&entry.name)
+            .ok_or_else(|| EngineError::UnexpectedTensor {
+                file: path.into(),
+                tensor: entry.name.clone(),
+            })?;
         check_shape(path, &entry.name, &target.shape, &entry.shape)?;
-        if target.shape.len() == 1 && !matches!(entry.stored, Stored::F32 | Stored::F16 | Stored::BF16) {
+        if target.shape.len() == 1
+            && !matches!(entry.stored, Stored::F32 | Stored::F16 | Stored::BF16)
+        {
             return Err(EngineError::TensorType {
                 file: path.into(),
                 tensor: entry.name.clone(),
@@ -100,27 +121,61 @@ fn check(path: &Path, header: &Header, targets: &HashMap<String, Target>) -> Res
         Some(name) => Err(EngineError::MissingTensor {
             file: path.into(),
             tensor: (*name).clone(),
-            expected: targets.get(*name).map(|target| target.shape.clone()).unwrap_or_default(),
+            expected: targets
+                .get(*name)
+                .map(|target| target.shape.clone())
+                .unwrap_or_default(),
         }),
     }
 }
 
 /// The tensors of a configuration under their GGUF names.
 fn targets(config: &Config) -> HashMap<String, Target> {
-    let (hidden, q, kv) = (config.hidden, config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (hidden, q, kv) = (
+        config.hidden,
+        config.heads * config.head_dim,
+        config.kv_heads * config.head_dim,
+    );
     let (experts, inner) = (config.experts, config.expert_ff);
     let mut all = HashMap::new();
     let mut add = |gguf: String, name: String, shape: &[usize], exact: bool| {
-        all.insert(gguf, Target { shape: shape.to_vec(), name, exact });
+        all.insert(
+            gguf,
+            Target {
+                shape: shape.to_vec(),
+                name,
+                exact,
+            },
+        );
     };
-    add("token_embd.weight".into(), "model.embed_tokens.weight".into(), &[config.vocab, hidden], false);
-    add("output_norm.weight".into(), "model.norm.weight".into(), &[hidden], true);
+    add(
+        "token_embd.weight".into(),
+        "model.embed_tokens.weight".into(),
+        &[config.vocab, hidden],
+        false,
+    );
+    add(
+        "output_norm.weight".into(),
+        "model.norm.weight".into(),
+        &[hidden],
+        true,
+    );
     if !config.tied {
-        add("output.weight".into(), "lm_head.weight".into(), &[config.vocab, hidden], false);
+        add(
+            "output.weight".into(),
+            "lm_head.weight".into(),
+            &[config.vocab, hidden],
+            false,
+        );
     }
     for layer in 0..config.layers {
         let mut add = |gguf: &str, name: &str, shape: &[usize], exact: bool| {
-            add(format!("blk.{layer}.{gguf}.weight"), format!("model.layers.{layer}.{name}.weight"), shape, exact);
+            add(
+                format!("blk.{layer}.{gguf}.weight"),
+                format!("model.layers.{layer}.{name}.weight"),
+                shape,
+                exact,
+            );
         };
         add("attn_norm", "input_layernorm", &[hidden], true);
         add("ffn_norm", "post_attention_layernorm", &[hidden], true);
@@ -131,9 +186,24 @@ fn targets(config: &Config) -> HashMap<String, Target> {
         add("attn_q_norm", "self_attn.q_norm", &[config.head_dim], true);
         add("attn_k_norm", "self_attn.k_norm", &[config.head_dim], true);
         add("ffn_gate_inp", "mlp.gate", &[experts, hidden], true);
-        add("ffn_gate_exps", "mlp.experts.{}.gate_proj", &[experts, inner, hidden], false);
-        add("ffn_up_exps", "mlp.experts.{}.up_proj", &[experts, inner, hidden], false);
-        add("ffn_down_exps", "mlp.experts.{}.down_proj", &[experts, hidden, inner], false);
+        add(
+            "ffn_gate_exps",
+            "mlp.experts.{}.gate_proj",
+            &[experts, inner, hidden],
+            false,
+        );
+        add(
+            "ffn_up_exps",
+            "mlp.experts.{}.up_proj",
+            &[experts, inner, hidden],
+            false,
+        );
+        add(
+            "ffn_down_exps",
+            "mlp.experts.{}.down_proj",
+            &[experts, hidden, inner],
+            false,
+        );
     }
     all
 }

@@ -43,9 +43,17 @@ struct Shard {
 /// # Errors
 /// A file that cannot be read or is broken, a tensor that is missing, unexpected, of a wrong shape or type. Nothing is
 /// loaded then.
-pub fn load(folder: &Path, config: &Config, widen: Widen, threads: usize) -> Result<Loaded, EngineError> {
+pub fn load(
+    folder: &Path,
+    config: &Config,
+    widen: Widen,
+    threads: usize,
+) -> Result<Loaded, EngineError> {
     let plan = config.tensors();
-    let by_name: HashMap<&str, &Planned> = plan.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let by_name: HashMap<&str, &Planned> = plan
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
     let (paths, index, mut files) = find_files(folder)?;
 
     let mut shards = Vec::new();
@@ -53,12 +61,17 @@ pub fn load(folder: &Path, config: &Config, widen: Widen, threads: usize) -> Res
     let mut stored = BTreeSet::new();
     for path in &paths {
         let mut shard = open_shard(path)?;
-        shard.entries.retain(|entry| !is_ignored(config, &entry.name));
+        shard
+            .entries
+            .retain(|entry| !is_ignored(config, &entry.name));
         for entry in &shard.entries {
-            let planned = by_name.get(entry.name.as_str()).ok_or_else(|| EngineError::UnexpectedTensor {
-                file: path.clone(),
-                tensor: entry.name.clone(),
-            })?;
+            let planned =
+                by_name
+                    .get(entry.name.as_str())
+                    .ok_or_else(|| EngineError::UnexpectedTensor {
+                        file: path.clone(),
+                        tensor: entry.name.clone(),
+                    })?;
             check_shape(path, &entry.name, &planned.shape, &entry.shape)?;
             stored.insert(entry.stored);
             if let Some(other) = seen.insert(entry.name.clone(), path.clone()) {
@@ -95,7 +108,12 @@ pub fn load(folder: &Path, config: &Config, widen: Widen, threads: usize) -> Res
         files.push((name, digest));
         tensors.extend(part);
     }
-    Ok(Loaded { tensors, files, stored: stored.into_iter().collect(), place })
+    Ok(Loaded {
+        tensors,
+        files,
+        stored: stored.into_iter().collect(),
+        place,
+    })
 }
 
 /// Tensors that files of this architecture carry and that mean nothing: a copy of the embedding under the head's name,
@@ -104,23 +122,37 @@ fn is_ignored(config: &Config, name: &str) -> bool {
     (config.tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq")
 }
 
-type Files = (Vec<PathBuf>, BTreeMap<String, String>, Vec<(String, [u8; 32])>);
+type Files = (
+    Vec<PathBuf>,
+    BTreeMap<String, String>,
+    Vec<(String, [u8; 32])>,
+);
 
 /// The weight files of a folder, the index's map from tensor to file, and the digest of the index.
 fn find_files(folder: &Path) -> Result<Files, EngineError> {
     let index_path = folder.join(INDEX);
     if !index_path.exists() {
-        return Ok((vec![folder.join("model.safetensors")], BTreeMap::new(), Vec::new()));
+        return Ok((
+            vec![folder.join("model.safetensors")],
+            BTreeMap::new(),
+            Vec::new(),
+        ));
     }
     let mut file = HashedFile::open(&index_path)?;
     if file.length() > MAX_HEADER {
-        return Err(format_error(&index_path, "size", &format!("at most {MAX_HEADER} bytes"), &file.length().to_string()));
+        return Err(format_error(
+            &index_path,
+            "size",
+            &format!("at most {MAX_HEADER} bytes"),
+            &file.length().to_string(),
+        ));
     }
     let mut text = vec![0; usize::try_from(file.length()).unwrap_or(0)];
     file.fill(&mut text, &|| "the index".into())?;
     let digest = file.digest()?;
-    let index: Value = serde_json::from_slice(&text)
-        .map_err(|error| format_error(&index_path, "content", "a JSON object", &error.to_string()))?;
+    let index: Value = serde_json::from_slice(&text).map_err(|error| {
+        format_error(&index_path, "content", "a JSON object", &error.to_string())
+    })?;
     let map = index
         .get("weight_map")
         .and_then(Value::as_object)
@@ -131,12 +163,22 @@ fn find_files(folder: &Path) -> Result<Files, EngineError> {
         // a plain name: an index must not reach out of its folder
         if shard.is_empty() || Path::new(shard).file_name() != Some(shard.as_ref()) {
             let what = format!("weight_map entry {tensor}");
-            return Err(format_error(&index_path, &what, "the name of a file in this folder", shard));
+            return Err(format_error(
+                &index_path,
+                &what,
+                "the name of a file in this folder",
+                shard,
+            ));
         }
         places.insert(tensor.clone(), shard.to_owned());
     }
     if places.is_empty() {
-        return Err(format_error(&index_path, "weight_map", "at least one tensor", "none"));
+        return Err(format_error(
+            &index_path,
+            "weight_map",
+            "at least one tensor",
+            "none",
+        ));
     }
     let shards: BTreeSet<&String> = places.values().collect();
     let paths = shards.into_iter().map(|shard| folder.join(shard)).collect();
@@ -144,7 +186,12 @@ fn find_files(folder: &Path) -> Result<Files, EngineError> {
 }
 
 fn format_error(file: &Path, what: &str, expected: &str, found: &str) -> EngineError {
-    EngineError::Format { file: file.into(), what: what.into(), expected: expected.into(), found: found.into() }
+    EngineError::Format {
+        file: file.into(),
+        what: what.into(),
+        expected: expected.into(),
+        found: found.into(),
+    }
 }
 
 fn open_shard(path: &Path) -> Result<Shard, EngineError> {
@@ -153,7 +200,12 @@ fn open_shard(path: &Path) -> Result<Shard, EngineError> {
     file.fill(&mut length, &|| "the header's length".into())?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
-        return Err(format_error(path, "header length", &format!("at most {MAX_HEADER} bytes"), &length.to_string()));
+        return Err(format_error(
+            path,
+            "header length",
+            &format!("at most {MAX_HEADER} bytes"),
+            &length.to_string(),
+        ));
     }
     if length > file.remaining() {
         return Err(EngineError::Truncated {
@@ -165,8 +217,14 @@ fn open_shard(path: &Path) -> Result<Shard, EngineError> {
     }
     let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
     file.fill(&mut text, &|| "the header".into())?;
-    let header: Header = serde_json::from_slice(&text)
-        .map_err(|error| format_error(path, "header", "the description of each tensor", &error.to_string()))?;
+    let header: Header = serde_json::from_slice(&text).map_err(|error| {
+        format_error(
+            path,
+            "header",
+            "the description of each tensor",
+            &error.to_string(),
+        )
+    })?;
 
     let mut entries = Vec::with_capacity(header.0.len());
     for (name, raw) in header.0 {
@@ -190,22 +248,41 @@ fn open_shard(path: &Path) -> Result<Shard, EngineError> {
                 Some(bytes) => format!("{bytes} bytes for {} {:?}", stored.name(), raw.shape),
                 None => format!("fewer values than {:?}", raw.shape),
             };
-            return Err(format_error(path, &format!("tensor {name}: data_offsets"), &expected, &format!("{begin} to {end}")));
+            return Err(format_error(
+                path,
+                &format!("tensor {name}: data_offsets"),
+                &expected,
+                &format!("{begin} to {end}"),
+            ));
         }
-        entries.push(Entry { name, stored, shape: raw.shape, begin, end });
+        entries.push(Entry {
+            name,
+            stored,
+            shape: raw.shape,
+            begin,
+            end,
+        });
     }
     entries.sort_by_key(|entry| (entry.begin, entry.end));
     let mut next = 0;
     for entry in &entries {
         if entry.begin != next {
             let what = format!("tensor {}: data_offsets", entry.name);
-            return Err(format_error(path, &what, &format!("data from {next} on"), &format!("from {}", entry.begin)));
+            return Err(format_error(
+                path,
+                &what,
+                &format!("data from {next} on"),
+                &format!("from {}", entry.begin),
+            ));
         }
         next = entry.end;
     }
     let data = file.remaining();
     if next > data {
-        let last = entries.iter().find(|entry| entry.end > data).map_or("the data", |entry| &entry.name);
+        let last = entries
+            .iter()
+            .find(|entry| entry.end > data)
+            .map_or("the data", |entry| &entry.name);
         return Err(EngineError::Truncated {
             file: path.into(),
             what: format!("tensor {last}"),
@@ -214,7 +291,12 @@ fn open_shard(path: &Path) -> Result<Shard, EngineError> {
         });
     }
     if next < data {
-        return Err(format_error(path, "data", &format!("{next} bytes"), &format!("{data} bytes")));
+        return Err(format_error(
+            path,
+            "data",
+            &format!("{next} bytes"),
+            &format!("{data} bytes"),
+        ));
     }
     Ok(Shard { file, entries })
 }
@@ -222,10 +304,20 @@ fn open_shard(path: &Path) -> Result<Shard, EngineError> {
 type Read = Result<(String, [u8; 32], Vec<(String, Weight)>), EngineError>;
 
 /// Reads the data of all shards, as many at a time as there are threads.
-fn read_all(shards: Vec<Shard>, widen: Widen, threads: usize, plan: &HashMap<&str, &Planned>) -> Vec<Read> {
+fn read_all(
+    shards: Vec<Shard>,
+    widen: Widen,
+    threads: usize,
+    plan: &HashMap<&str, &Planned>,
+) -> Vec<Read> {
     let workers = threads.clamp(1, shards.len().max(1));
     let waiting = Mutex::new(shards);
-    let next = || waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+    let next = || {
+        waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .pop()
+    };
     std::thread::scope(|scope| {
         let work = || {
             let mut done = Vec::new();
@@ -251,12 +343,25 @@ fn read_shard(mut shard: Shard, widen: Widen, plan: &HashMap<&str, &Planned>) ->
     let start = shard.file.position();
     let mut tensors = Vec::with_capacity(shard.entries.len());
     for entry in shard.entries {
-        shard.file.skip_to(start + entry.begin, &|| format!("tensor {}", entry.name))?;
+        shard
+            .file
+            .skip_to(start + entry.begin, &|| format!("tensor {}", entry.name))?;
         let mut data = Aligned::new(usize::try_from(entry.end - entry.begin).unwrap_or(0));
-        shard.file.fill(data.get_mut(), &|| format!("tensor {}", entry.name))?;
-        let exact = plan.get(entry.name.as_str()).is_some_and(|planned| planned.exact);
+        shard
+            .file
+            .fill(data.get_mut(), &|| format!("tensor {}", entry.name))?;
+        let exact = plan
+            .get(entry.name.as_str())
+            .is_some_and(|planned| planned.exact);
         let widen = if exact { Widen::AtLoad } else { widen };
-        let weight = Weight::from_bytes(&path, &entry.name, entry.stored, &entry.shape, data.get(), widen)?;
+        let weight = Weight::from_bytes(
+            &path,
+            &entry.name,
+            entry.stored,
+            &entry.shape,
+            data.get(),
+            widen,
+        )?;
         tensors.push((entry.name, weight));
     }
     Ok((file_name(&path), shard.file.digest()?, tensors))
@@ -287,7 +392,9 @@ impl<'de> Deserialize<'de> for Header {
                 let mut names = BTreeSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !names.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("{name} stands there twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "{name} stands there twice"
+                        )));
                     }
                     if name == "__metadata__" {
                         map.next_value::<serde::de::IgnoredAny>()?;

@@ -66,7 +66,9 @@ impl Stored {
         if !row.is_multiple_of(self.block()) {
             return None;
         }
-        let values = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n as u64))?;
+        let values = shape
+            .iter()
+            .try_fold(1_u64, |product, &n| product.checked_mul(n as u64))?;
         (values / self.block() as u64).checked_mul(self.block_bytes() as u64)
     }
 
@@ -112,7 +114,10 @@ impl Weight {
         bytes: &[u8],
         widen: Widen,
     ) -> Result<Self, EngineError> {
-        let failed = |error: candle_core::Error| EngineError::Compute { place: name.to_owned(), message: error.to_string() };
+        let failed = |error: candle_core::Error| EngineError::Compute {
+            place: name.to_owned(),
+            message: error.to_string(),
+        };
         if let Some(kind) = stored.quantised() {
             let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind).map_err(failed)?;
             return Ok(Self::Blocks(QTensor::new(storage, shape).map_err(failed)?));
@@ -121,24 +126,44 @@ impl Weight {
             if value.is_finite() {
                 Ok(())
             } else {
-                Err(EngineError::NotFinite { file: file.into(), tensor: name.to_owned(), index, value })
+                Err(EngineError::NotFinite {
+                    file: file.into(),
+                    tensor: name.to_owned(),
+                    index,
+                    value,
+                })
             }
         };
         let pairs = || bytes.as_chunks::<2>().0.iter().copied();
         let tensor = match (stored, widen) {
             (Stored::F32, _) => {
-                let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().copied().map(f32::from_le_bytes).collect();
-                values.iter().enumerate().try_for_each(|(i, value)| finite(i, *value))?;
+                let values: Vec<f32> = bytes
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .copied()
+                    .map(f32::from_le_bytes)
+                    .collect();
+                values
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(i, value)| finite(i, *value))?;
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
             (Stored::F16, Widen::AtUse) => {
                 let values: Vec<f16> = pairs().map(f16::from_le_bytes).collect();
-                values.iter().enumerate().try_for_each(|(i, value)| finite(i, value.to_f32()))?;
+                values
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(i, value)| finite(i, value.to_f32()))?;
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
             (Stored::BF16, Widen::AtUse) => {
                 let values: Vec<bf16> = pairs().map(bf16::from_le_bytes).collect();
-                values.iter().enumerate().try_for_each(|(i, value)| finite(i, value.to_f32()))?;
+                values
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(i, value)| finite(i, value.to_f32()))?;
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
             (half_width, _) => {
@@ -147,7 +172,10 @@ impl Weight {
                     _ => bf16::from_le_bytes(pair).to_f32(),
                 };
                 let values: Vec<f32> = pairs().map(wide).collect();
-                values.iter().enumerate().try_for_each(|(i, value)| finite(i, *value))?;
+                values
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(i, value)| finite(i, *value))?;
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
         };
@@ -226,11 +254,13 @@ impl Loaded {
     /// # Errors
     /// When there is none of that name (the loaders see to it that there is).
     pub fn take(&mut self, name: &str) -> Result<Weight, EngineError> {
-        self.tensors.remove(name).ok_or_else(|| EngineError::MissingTensor {
-            file: self.place.clone(),
-            tensor: name.to_owned(),
-            expected: Vec::new(),
-        })
+        self.tensors
+            .remove(name)
+            .ok_or_else(|| EngineError::MissingTensor {
+                file: self.place.clone(),
+                tensor: name.to_owned(),
+                expected: Vec::new(),
+            })
     }
 
     /// Takes a tensor out as F32.
@@ -240,7 +270,10 @@ impl Loaded {
     pub fn take_f32(&mut self, name: &str) -> Result<Tensor, EngineError> {
         self.take(name)?
             .to_f32()
-            .map_err(|error| EngineError::Compute { place: name.to_owned(), message: error.to_string() })
+            .map_err(|error| EngineError::Compute {
+                place: name.to_owned(),
+                message: error.to_string(),
+            })
     }
 }
 
@@ -248,7 +281,12 @@ impl Loaded {
 ///
 /// # Errors
 /// [`EngineError::TensorShape`].
-pub fn check_shape(file: &Path, name: &str, expected: &[usize], found: &[usize]) -> Result<(), EngineError> {
+pub fn check_shape(
+    file: &Path,
+    name: &str,
+    expected: &[usize],
+    found: &[usize],
+) -> Result<(), EngineError> {
     if expected == found {
         return Ok(());
     }
@@ -264,7 +302,11 @@ pub fn check_shape(file: &Path, name: &str, expected: &[usize], found: &[usize])
 ///
 /// # Errors
 /// [`EngineError::MissingTensor`].
-pub fn check_complete(file: &Path, plan: &[Planned], found: impl Fn(&str) -> bool) -> Result<(), EngineError> {
+pub fn check_complete(
+    file: &Path,
+    plan: &[Planned],
+    found: impl Fn(&str) -> bool,
+) -> Result<(), EngineError> {
     match plan.iter().find(|tensor| !found(&tensor.name)) {
         None => Ok(()),
         Some(tensor) => Err(EngineError::MissingTensor {
