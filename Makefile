@@ -1,0 +1,49 @@
+# Everything that a person types. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+PYTHON ?= python3
+# Where cargo puts what it builds; outside the checkout if CARGO_TARGET_DIR says so.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.PHONY: demo
+demo: ## Run one whole conversation and a tamper test; ARGS='--help' lists what can be changed
+	$(CARGO) build --release --locked --bins
+	$(TARGET)/release/halo-demo $(ARGS)
+
+.PHONY: test
+test: check-format check-lints check-tests check-vectors check-dependencies ## Everything that must pass before a change lands
+
+.PHONY: check-format
+check-format: ## The formatter has nothing to change
+	$(CARGO) fmt --all --check
+
+.PHONY: check-lints
+check-lints: ## No compiler or clippy warning in any target
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+.PHONY: check-tests
+check-tests: ## Every test, on the programs as they are built for development
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: check-vectors
+check-vectors: ## The test vectors, by a checker that shares nothing with the Rust code
+	$(PYTHON) receipts/vectors/check.py
+
+.PHONY: check-dependencies
+check-dependencies: ## Licences of all dependencies, one TLS stack, nothing banned
+	$(PYTHON) scripts/check_dependencies.py
+
+.PHONY: bench
+bench: ## Measure, with the limit of this machine beside each figure
+	$(CARGO) bench --workspace --locked
+
+.PHONY: format
+format: ## Format the code
+	$(CARGO) fmt --all
