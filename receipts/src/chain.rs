@@ -300,6 +300,12 @@ impl Chain {
         }
     }
 
+    /// Whether the answer to this routing receipt is closed, so that nothing can be added to it any more.
+    fn is_answered(&self, routing: &ReceiptId) -> bool {
+        let node = self.nodes.get(routing);
+        node.is_some_and(|node| matches!(node.place, Place::Routing { answered: true, .. }))
+    }
+
     fn mark_answered(&mut self, id: Option<ReceiptId>) {
         if let Some(Node {
             place: Place::Routing { answered, .. } | Place::SubstrateResponse { answered },
@@ -421,12 +427,12 @@ impl Chain {
                 _,
                 Place::ExpertLoad {
                     step: previous,
+                    answer,
                     next,
                     token,
-                    ..
                 },
             )) => {
-                if *next {
+                if *next || self.is_answered(answer) {
                     Err(ChainError::Fork)
                 } else if !token || previous.checked_add(1) != Some(step) {
                     Err(ChainError::Step)
@@ -448,10 +454,13 @@ impl Chain {
             Some((
                 _,
                 Place::ExpertLoad {
-                    step: load, token, ..
+                    step: load,
+                    answer,
+                    token,
+                    ..
                 },
             )) => {
-                if *token {
+                if *token || self.is_answered(answer) {
                     Err(ChainError::Fork)
                 } else if *load != step {
                     Err(ChainError::Step)

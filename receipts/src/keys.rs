@@ -179,7 +179,7 @@ impl EnrollKey {
 
 impl PairingKey {
     /// The key that seals and signs one SESSION_RESET.
-    pub(crate) fn reset_key(&self, session: &SessionId, epoch: Epoch) -> SigningKey {
+    pub fn reset_key(&self, session: &SessionId, epoch: Epoch) -> SigningKey {
         let info: [&[u8]; 2] = [&session.encode(), &epoch.0.to_be_bytes()];
         SigningKey::from_bytes(*derive(&self.0, b"halo-pair-v1", &info))
     }

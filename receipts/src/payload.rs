@@ -134,20 +134,45 @@ impl<'de> Deserialize<'de> for V1 {
 }
 
 /// Declares a payload whose private content is one field named `sealed` or `commitment`. A plain `#[serde(flatten)]`
-/// would give up the refusal of unknown fields, so both are optional fields of which exactly one is there.
+/// would give up the refusal of unknown fields, so both are optional fields. One of them is there, and never both;
+/// a kind that is declared `optional` may also have neither.
 macro_rules! with_private {
-    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty,)* }) => {
+    ($presence:ident; $(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
         pub struct $name {
             /// The payload's version.
             pub v: V1,
             $($(#[$field_doc])* pub $field: $type,)*
-            #[serde(skip_serializing_if = "Option::is_none", default)]
+            #[serde(skip_serializing_if = "Option::is_none")]
             sealed: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none", default)]
+            #[serde(skip_serializing_if = "Option::is_none")]
             commitment: Option<Hash>,
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                /// The same fields, before it is known whether they go together.
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct Fields {
+                    v: V1,
+                    $($(#[$field_doc])* $field: $type,)*
+                    #[serde(default)]
+                    sealed: Option<String>,
+                    #[serde(default)]
+                    commitment: Option<Hash>,
+                }
+                let fields = Fields::deserialize(deserializer)?;
+                presence::$presence(fields.sealed.is_some(), fields.commitment.is_some())
+                    .map_err(serde::de::Error::custom)?;
+                Ok(Self {
+                    v: fields.v,
+                    $($field: fields.$field,)*
+                    sealed: fields.sealed,
+                    commitment: fields.commitment,
+                })
+            }
         }
 
         impl $name {
@@ -173,6 +198,25 @@ macro_rules! with_private {
     };
 }
 
+/// Which of `sealed` and `commitment` a payload may have.
+mod presence {
+    /// One of the two.
+    pub fn required(sealed: bool, commitment: bool) -> Result<(), &'static str> {
+        match (sealed, commitment) {
+            (false, false) => Err("sealed or commitment is missing"),
+            _ => optional(sealed, commitment),
+        }
+    }
+
+    /// One of the two, or neither.
+    pub fn optional(sealed: bool, commitment: bool) -> Result<(), &'static str> {
+        match (sealed, commitment) {
+            (true, true) => Err("sealed and commitment exclude each other"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What Tier 1 decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,7 +229,7 @@ pub enum Decision {
     VerificationFailed,
 }
 
-with_private! {
+with_private! { optional;
     /// Payload of halo_tier_routing. Private: [`RoutingContent`], for an escalation and for a local answer.
     pub struct Routing {
         /// What was decided.
@@ -372,7 +416,7 @@ pub struct ModelIdentity {
     pub build_sha256: Hash,
 }
 
-with_private! {
+with_private! { required;
     /// Payload of halo_token_emit. Private: [`TokenContent`].
     pub struct TokenEmit {
         /// The step that made the token.
@@ -427,7 +471,7 @@ pub struct BlockRoot {
     pub root: Hash,
 }
 
-with_private! {
+with_private! { required;
     /// Payload of Tier 2's halo_tier_response: the seal of one answer. Private: [`AnswerContent`].
     pub struct SubstrateResponse {
         /// The request that is answered.
@@ -518,7 +562,7 @@ pub enum Answerer {
     Substrate,
 }
 
-with_private! {
+with_private! { required;
     /// Payload of Tier 1's halo_tier_response: the seal of everything before it. Private: [`AnswerContent`].
     pub struct OrchestratorResponse {
         /// How the answer ended.
