@@ -42,7 +42,10 @@ pub enum AnswerError {
         found: u32,
     },
     /// The step's text is longer than a token frame holds.
-    #[error("the text of step {step} has {length} bytes, and a token carries at most {}", Token::TEXT_MAX)]
+    #[error(
+        "the text of step {step} has {length} bytes, and a token carries at most {}",
+        Token::TEXT_MAX
+    )]
     Text {
         /// The step.
         step: u32,
@@ -202,9 +205,10 @@ impl Answer {
                 length: output.text.len(),
             });
         }
-        // The seal itself needs a number too.
+        // Two for this step, one for the seal, and the number after it.
+        let waiting = self.open.len() as u32;
         self.next_number
-            .checked_add(3)
+            .checked_add(waiting + 4)
             .ok_or(AnswerError::Numbers)?;
         let load = ExpertLoad {
             v: V1,
@@ -215,14 +219,9 @@ impl Answer {
         };
         let payload = to_canonical(&load)?;
         let id = ReceiptId::from_random(random());
-        let load_receipt = self.sign(
-            ReceiptKind::ExpertLoad,
-            id,
-            &payload,
-            self.last_load,
-            now,
-        );
-        self.chain.check(&load_receipt, &Event::ExpertLoad(load.clone()))?;
+        let load_receipt = self.sign(ReceiptKind::ExpertLoad, id, &payload, self.last_load, now);
+        self.chain
+            .check(&load_receipt, &Event::ExpertLoad(load.clone()))?;
         let load_stored = stored(&load_receipt, payload);
 
         let id = ReceiptId::from_random(random());
@@ -263,7 +262,9 @@ impl Answer {
         };
         self.output.update(output.text.as_bytes());
         self.steps += 1;
-        let block = (self.open.len() + 2 > BLOCK_MAX).then(|| self.cut()).flatten();
+        let block = (self.open.len() + 2 > BLOCK_MAX)
+            .then(|| self.cut())
+            .flatten();
         Ok(Stepped { token, block })
     }
 

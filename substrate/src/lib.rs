@@ -2,11 +2,16 @@
 //!
 //! A prompt walks through [`template`] (the model's chat template), [`tokenizer`], [`generate`] (one step at a time)
 //! and [`engine`] (the seam behind which the arithmetic lives); [`model`] loads weights and holds the reference engine.
+//!
+//! A gateway's link walks through [`session`], which checks what it brings ([`bundle`]) and signs what it gets ([`answer`]).
 
+pub mod answer;
+pub mod bundle;
 pub mod engine;
 pub mod generate;
 pub mod model;
 pub mod sampling;
+pub mod session;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;
