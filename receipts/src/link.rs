@@ -78,6 +78,23 @@ impl Link {
         }
     }
 
+    /// A link that goes on where another one stood: for an owner that keeps the key in memory of its own.
+    pub fn resume(
+        end: End,
+        session: SessionId,
+        key: Arc<TierKey>,
+        next_sent: u32,
+        next_received: u32,
+    ) -> Self {
+        Self {
+            end,
+            session,
+            key,
+            next_sent,
+            next_received,
+        }
+    }
+
     /// Writes the next frame of this end's direction. Errors: a type that this end does not send, a payload over 198
     /// bytes, and the end of the sequence numbers, after which a new epoch is needed.
     pub fn send(&mut self, typ: FrameType, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
@@ -216,8 +233,7 @@ mod tests {
         );
         let session = *receiver.session();
         let key = TierKey::from_bytes([5; 32]);
-        let frame =
-            frame::encode(&key, &session, FrameType::AudioChunk, u32::MAX, b"").unwrap();
+        let frame = frame::encode(&key, &session, FrameType::AudioChunk, u32::MAX, b"").unwrap();
         assert_eq!(receiver.receive(&frame).err(), Some(FrameError::Sequence));
     }
 
