@@ -1,61 +1,19 @@
 //! Where receipts live: one trait, and the backends behind it.
 
+pub mod block;
+mod error;
+pub mod record;
+pub mod sqlite;
+mod url;
+
 use async_trait::async_trait;
-use halo_receipts::evidence::{Block, Evidence, SignedRecord, Stream};
+use halo_receipts::evidence::{Block, Evidence, SignedRecord};
 use halo_receipts::ids::{DeviceId, Epoch, SessionId, TenantId};
 use halo_receipts::time::Timestamp;
 
-/// Why a ledger did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The session is already there.
-    #[error("the session is already in the ledger")]
-    SessionExists,
-    /// The session is not there.
-    #[error("the session is not in the ledger")]
-    UnknownSession,
-    /// Another writer holds the claim.
-    #[error("the claim is already taken")]
-    Taken,
-    /// Other receipts already stand under the block's numbers: two writers, or a writer that forgot.
-    #[error("stream {stream} already holds other receipts at number {number}")]
-    Fork {
-        /// The stream.
-        stream: Stream,
-        /// The number at which the receipts differ.
-        number: u32,
-    },
-    /// The block would leave a gap before it.
-    #[error("stream {stream} continues at number {expected}, not at {found}")]
-    Gap {
-        /// The stream.
-        stream: Stream,
-        /// The number that comes next.
-        expected: u32,
-        /// The number of the block.
-        found: u32,
-    },
-    /// A record or a block that is not what it must be.
-    #[error("not written: {0}")]
-    Invalid(String),
-    /// The storage is full; nothing was written.
-    #[error("the ledger's disk is full; free space at {0}")]
-    Full(String),
-    /// The storage is held by another process for longer than the time-out; nothing was written.
-    #[error("the ledger is busy: {0}")]
-    Busy(String),
-    /// The file was written by a newer version.
-    #[error("the ledger has schema version {found}, and this program knows versions up to {known}; use a newer program")]
-    Newer {
-        /// The file's version.
-        found: i64,
-        /// The newest version known here.
-        known: i64,
-    },
-    /// Anything else that the storage reports.
-    #[error("the ledger cannot be used: {0}")]
-    Storage(String),
-}
+pub use error::LedgerError;
+pub use sqlite::SqliteLedger;
+pub use url::{LedgerUrl, open, open_read_only};
 
 /// What became of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

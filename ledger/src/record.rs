@@ -1,0 +1,157 @@
+//! What every backend checks and prepares before it writes: headers, claims and blocks as they come from a writer.
+//!
+//! A ledger has no keys, so MACs are not its concern; what it checks is that a thing is stored under the right name.
+
+use halo_receipts::evidence::{
+    Attributes, Block, Claim, ClaimKind, Header, SignedRecord, StoredReceipt, Stream,
+};
+use halo_receipts::ids::{ReceiptId, SessionId, Tier};
+use halo_receipts::receipt::{Receipt, ReceiptKind};
+
+use crate::LedgerError;
+use crate::block;
+
+fn invalid(what: &str, cause: impl std::fmt::Display) -> LedgerError {
+    LedgerError::Invalid(format!("{what}: {cause}"))
+}
+
+/// Reads the header and the first claim of a session that is to be opened.
+pub fn opening(
+    header: &SignedRecord,
+    epoch: &SignedRecord,
+) -> Result<(Header, Claim), LedgerError> {
+    let header: Header = header
+        .parse()
+        .map_err(|e| invalid("the session's header", e))?;
+    let claim = claim(epoch)?;
+    let first = claim.kind == ClaimKind::Epoch
+        && claim.session_id == header.session_id
+        && claim.session_epoch == header.session_epoch;
+    if first {
+        Ok((header, claim))
+    } else {
+        let cause = "it must claim the epoch that the header names, in the same session";
+        Err(invalid("the session's first claim", cause))
+    }
+}
+
+/// Reads a claim.
+pub fn claim(record: &SignedRecord) -> Result<Claim, LedgerError> {
+    let claim: Claim = record.parse().map_err(|e| invalid("the claim", e))?;
+    if claim.link != 0 && claim.kind != ClaimKind::SubstrateLink {
+        return Err(invalid(
+            "the claim",
+            "only a substrate_link has a link number other than 0",
+        ));
+    }
+    Ok(claim)
+}
+
+/// The name of a claim's kind as its JSON spells it.
+pub fn kind_name(kind: ClaimKind) -> &'static str {
+    match kind {
+        ClaimKind::Epoch => "epoch",
+        ClaimKind::Connection => "connection",
+        ClaimKind::SubstrateLink => "substrate_link",
+    }
+}
+
+/// A block that was checked, in the form in which backends store it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The stream.
+    pub stream: Stream,
+    /// The number of the first receipt.
+    pub first: u32,
+    /// The receipts as they came, to compare with what may already be stored.
+    pub receipts: Vec<StoredReceipt>,
+    /// The receipts' ids.
+    pub ids: Vec<ReceiptId>,
+    /// The encoded block.
+    pub encoded: Vec<u8>,
+    /// The searchable copies of those receipts that have one.
+    pub attributes: Vec<Attributes>,
+}
+
+/// Checks a block that is to be appended to a session, and encodes it.
+pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerError> {
+    let encoded = block::encode(&block.receipts).map_err(|e| invalid("the block", e))?;
+    let mut ids = Vec::with_capacity(block.receipts.len());
+    let mut attributes = Vec::new();
+    for (at, stored) in block.receipts.iter().enumerate() {
+        let what = || format!("receipt {at} of the block");
+        let number = u32::try_from(at)
+            .ok()
+            .and_then(|at| block.first.checked_add(at));
+        // The number after the last one must exist too: it is what the stream continues at.
+        let Some(number) = number.filter(|number| *number < u32::MAX) else {
+            return Err(invalid(&what(), "its number does not fit 32 bits"));
+        };
+        let receipt = Receipt::parse(&stored.bytes).map_err(|e| invalid(&what(), e))?;
+        if receipt.body.session_id != *session {
+            return Err(invalid(&what(), "it belongs to another session"));
+        }
+        let stream = match receipt.body.tier {
+            Tier::Sensor | Tier::Orchestrator => Stream::Device,
+            Tier::Substrate => Stream::Substrate,
+        };
+        if stream != block.stream {
+            let cause = format!("tier {} is written to stream {stream}", receipt.body.tier);
+            return Err(invalid(&what(), cause));
+        }
+        ids.push(receipt.body.receipt_id);
+        if is_searchable(&receipt) {
+            let position = (stream, number);
+            let fields = fields(&receipt);
+            attributes.push(Attributes { position, fields });
+        }
+    }
+    Ok(Prepared {
+        stream: block.stream,
+        first: block.first,
+        receipts: block.receipts.clone(),
+        ids,
+        encoded,
+        attributes,
+    })
+}
+
+/// Whether a copy of the receipt's fields is kept: tiers 0 and 1, and every answer. The receipts of single steps are many,
+/// and are found through the ids beside their block.
+fn is_searchable(receipt: &Receipt) -> bool {
+    receipt.body.tier != Tier::Substrate || receipt.body.receipt_kind == ReceiptKind::TierResponse
+}
+
+/// The names of a receipt's eleven fields, in the order of its canonical JSON.
+pub const FIELDS: [&str; 11] = [
+    "event_payload_hash",
+    "hmac_signature",
+    "parent_receipt_hash",
+    "parent_receipt_id",
+    "receipt_id",
+    "receipt_kind",
+    "session_epoch",
+    "session_id",
+    "tenant_id",
+    "tier",
+    "timestamp_utc",
+];
+
+/// Name and text of each field, in the order of [`FIELDS`].
+pub fn fields(receipt: &Receipt) -> Vec<(String, Option<String>)> {
+    let body = &receipt.body;
+    let texts = [
+        Some(body.event_payload_hash.to_string()),
+        Some(halo_receipts::hex::encode(&receipt.hmac_signature)),
+        body.parent.map(|parent| parent.hash.to_string()),
+        body.parent.map(|parent| parent.id.to_string()),
+        Some(body.receipt_id.to_string()),
+        Some(body.receipt_kind.to_string()),
+        Some(body.session_epoch.to_string()),
+        Some(body.session_id.to_string()),
+        Some(body.tenant_id.to_string()),
+        Some(body.tier.to_string()),
+        Some(body.timestamp_utc.to_string()),
+    ];
+    FIELDS.into_iter().map(str::to_owned).zip(texts).collect()
+}
