@@ -37,7 +37,9 @@ pub enum PayloadError {
 
 /// RFC 8785 JSON of `value`.
 pub fn to_canonical(value: &impl Serialize) -> Result<Vec<u8>, PayloadError> {
-    Ok(serde_json_canonicalizer::to_vec(value)?)
+    // Through a general value, because the canonicalizer refuses the raw JSON as which documents carry receipts.
+    let value = serde_json::to_value(value)?;
+    Ok(serde_json_canonicalizer::to_vec(&value)?)
 }
 
 /// Reads canonical JSON strictly: unknown and repeated fields are errors by the types, another spelling by writing it again.
