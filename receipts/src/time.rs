@@ -20,6 +20,9 @@ pub struct TimeError;
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// 9999-12-31T23:59:59.999999Z, the last time that can be written.
+    pub const LAST: Timestamp = Timestamp(LAST_MICROS);
+
     /// The time `micros` microseconds after 1970-01-01T00:00:00Z; `None` from the year 10000 on.
     pub const fn from_micros(micros: u64) -> Option<Self> {
         if micros <= LAST_MICROS {
