@@ -1,6 +1,8 @@
 //! Where receipts live: one trait, and the backends behind it.
 
 pub mod block;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 pub mod record;
 pub mod sqlite;

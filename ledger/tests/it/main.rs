@@ -1,0 +1,3 @@
+//! The SQLite ledger against real files.
+
+mod conformance;
