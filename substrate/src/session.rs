@@ -160,7 +160,7 @@ struct Waiting {
 enum Work {
     Idle,
     Preparing(Bundle),
-    Encoding(Accepted),
+    Encoding(Box<Accepted>),
     Waiting(Box<Waiting>),
     Answering(Box<Answer>, RequestId),
     /// The seal is on its way to the ledger; the end is sent when it is there.
@@ -347,7 +347,7 @@ impl LinkSession {
         match bundle.place(&self.id, &*self.keys, evidence) {
             Ok(accepted) => {
                 let prompt = accepted.prompt.clone();
-                self.work = Work::Encoding(accepted);
+                self.work = Work::Encoding(Box::new(accepted));
                 out.push(Action::Encode { prompt });
             }
             Err(error) => {
@@ -388,7 +388,7 @@ impl LinkSession {
         };
         let params = accepted.params.clone();
         self.work = Work::Waiting(Box::new(Waiting {
-            accepted,
+            accepted: *accepted,
             prompt_tokens,
             noticed: false,
         }));
