@@ -132,6 +132,11 @@ impl Builder {
         Timestamp::from_micros(self.clock).unwrap()
     }
 
+    /// Sets the clock back, as a phone's that was wrong.
+    pub fn turn_clock_back(&mut self, seconds: u64) {
+        self.clock -= seconds * 1_000_000;
+    }
+
     /// SESSION_KEY of an epoch.
     pub fn session_key(&self, epoch: Epoch) -> SessionKey {
         self.keys
@@ -304,7 +309,6 @@ impl Builder {
         block: usize,
         status: AnswerStatus,
     ) -> Receipt {
-        self.claim_link();
         let first = self.evidence.next_number(Stream::Substrate);
         let written = self.steps(routing, tokens, block);
         self.seal_answer(routing, request_id, tokens, first, &written, status)
@@ -323,6 +327,7 @@ impl Builder {
 
     /// The expert_load and token_emit of each token, in blocks of `block` receipts; returns the blocks.
     pub fn steps(&mut self, routing: &Receipt, tokens: &[&str], block: usize) -> Vec<Vec<Receipt>> {
+        self.claim_link();
         let mut drafts = Vec::new();
         let mut written = Vec::new();
         let mut parent = routing.as_parent();
