@@ -403,7 +403,7 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    if args.ask:
+    if args.ask is not None:
         print(answer(read_model(), read_tokenizer(), args.ask)[3])
         return
     entries = read_lines("answers.jsonl")
