@@ -1,0 +1,8 @@
+//! The two machines together and against a fake gateway, first in memory, then over real sockets.
+
+mod arbitrary;
+mod fake;
+mod losses;
+mod pair;
+mod tampering;
+mod world;
