@@ -29,7 +29,7 @@ pub const ENCODED_MAX: usize = 384 << 10;
 const HEAD: usize = 6;
 const CHECKSUM: usize = 16;
 /// zstd's own default: a receipt of 571 bytes takes about 140, and 64 of them 70 microseconds.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 
 /// Why a block could not be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

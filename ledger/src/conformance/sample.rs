@@ -54,6 +54,27 @@ fn bytes(seed: u64, what: &str, number: u32) -> [u8; 16] {
     short
 }
 
+/// Numbers that look random (Knuth's MMIX generator, its upper half).
+struct Random(u64);
+
+impl Random {
+    fn new([a, b, c, d, e, f, g, h, ..]: [u8; 16]) -> Self {
+        Self(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl Iterator for Random {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        Some((self.0 >> 33) as usize)
+    }
+}
+
 fn time(micros: u64) -> Result<Timestamp, Failure> {
     Ok(Timestamp::from_micros(micros).ok_or("the time is too late")?)
 }
@@ -135,6 +156,32 @@ impl Sample {
 
     /// The same with another question: receipts with the same ids and numbers, and other bytes.
     pub fn telling(tenant: &str, seed: u64, steps: u32, prompt: &str) -> Result<Self, Failure> {
+        Self::build(tenant, seed, steps, prompt, (4, 32))
+    }
+
+    /// The same from a model with this many layers, and experts in each: what its receipts take in a ledger.
+    pub fn from_model(
+        seed: u64,
+        steps: u32,
+        layers: usize,
+        experts: usize,
+    ) -> Result<Self, Failure> {
+        Self::build(
+            "acme",
+            seed,
+            steps,
+            "What is sovereign inference?",
+            (layers, experts),
+        )
+    }
+
+    fn build(
+        tenant: &str,
+        seed: u64,
+        steps: u32,
+        prompt: &str,
+        model: (usize, usize),
+    ) -> Result<Self, Failure> {
         let tenant: TenantId = tenant.parse()?;
         let epoch = Epoch(EPOCH);
         let session = SessionId::from_random(bytes(seed, "session", 0));
@@ -154,7 +201,7 @@ impl Sample {
             key,
         };
         (sample.device_receipts, sample.substrate_receipts) =
-            sample.receipts(seed, steps, prompt)?;
+            sample.receipts(seed, steps, prompt, model)?;
         Ok(sample)
     }
 
@@ -242,6 +289,7 @@ impl Sample {
         seed: u64,
         steps: u32,
         prompt: &str,
+        (layers, experts_each): (usize, usize),
     ) -> Result<(Vec<StoredReceipt>, Vec<StoredReceipt>), Failure> {
         use ReceiptKind::{
             ExpertLoad as Load, SensorCapture, TierResponse, TierRouting, TokenEmit as Emit,
@@ -279,9 +327,11 @@ impl Sample {
         let mut substrate = Vec::new();
         let (mut load, mut last) = (routing, routing);
         for step in 0..steps {
-            let mut experts = ExpertSet::new(4, 32);
-            for at in bytes(seed, "experts", step) {
-                experts.insert(usize::from(at) % 4, usize::from(at) / 4 % 32);
+            // Eight experts of each layer, as routers choose them.
+            let mut experts = ExpertSet::new(layers, experts_each);
+            let random = Random::new(bytes(seed, "experts", step));
+            for (at, random) in (0..layers * 8).zip(random) {
+                experts.insert(at / 8, random % experts_each.max(1));
             }
             let payload = ExpertLoad {
                 v: V1,

@@ -4,9 +4,7 @@ use std::path::Path;
 
 use halo_ledger::conformance::Sample;
 use halo_ledger::sqlite::SCHEMA_VERSION;
-use halo_ledger::{
-    Ledger, LedgerError, LedgerUrl, SessionQuery, SqliteLedger, open, open_read_only,
-};
+use halo_ledger::{LedgerError, LedgerUrl, SessionQuery, SqliteLedger, open, open_read_only};
 use halo_receipts::evidence::{ClaimKind, Stream};
 use rusqlite::Connection;
 

@@ -1,5 +1,11 @@
 //! The SQLite ledger against real files, other processes and damage.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do"
+)]
+
 mod conformance;
 mod crash;
 mod damage;
