@@ -1,0 +1,321 @@
+//! The answers under way on this gateway. A task writes an answer's tokens into its log; the device's connection reads the
+//! log at its own pace, so a slow device holds up nothing and costs no queue, and a new connection can read on where a
+//! broken one stopped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use halo_receipts::ids::{RequestId, SessionId};
+use tokio::sync::watch;
+
+/// What a connection takes from a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// The payload of a notice.
+    Notice(Arc<[u8]>),
+    /// The payload of a token.
+    Token(Arc<[u8]>),
+    /// The document that ends the answer.
+    End(Arc<[u8]>),
+}
+
+/// Who reads an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// The connection with this number.
+    Here(u64),
+    /// None: the connection broke, and the device may come back for the rest.
+    Away,
+    /// None, and none will come: the device closed its connection.
+    Gone,
+    /// The end was handed over.
+    Served,
+}
+
+#[derive(Default)]
+struct Log {
+    tokens: Vec<Arc<[u8]>>,
+    /// The newest notice, with a number that rises.
+    notice: Option<(u64, Arc<[u8]>)>,
+    end: Option<Arc<[u8]>>,
+}
+
+/// One answer under way.
+pub struct Answer {
+    /// The request that it answers.
+    pub request_id: RequestId,
+    log: Mutex<Log>,
+    /// Rises with every entry of the log.
+    version: watch::Sender<u64>,
+    reader: watch::Sender<Reader>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Answer {
+    fn new(request_id: RequestId) -> Arc<Self> {
+        Arc::new(Self {
+            request_id,
+            log: Mutex::default(),
+            version: watch::Sender::new(0),
+            reader: watch::Sender::new(Reader::Away),
+        })
+    }
+
+    fn write(&self, entry: impl FnOnce(&mut Log)) {
+        entry(&mut lock(&self.log));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Adds the payload of the next token.
+    pub fn push_token(&self, payload: &[u8]) {
+        self.write(|log| log.tokens.push(payload.into()));
+    }
+
+    /// Replaces the notice that a device sees which waits.
+    pub fn set_notice(&self, payload: &[u8]) {
+        self.write(|log| {
+            let number = log.notice.as_ref().map_or(0, |(number, _)| number + 1);
+            log.notice = Some((number, payload.into()));
+        });
+    }
+
+    /// Adds the end. Only the first one counts.
+    pub fn finish(&self, document: &[u8]) {
+        self.write(|log| {
+            log.end.get_or_insert_with(|| document.into());
+        });
+    }
+
+    /// How many tokens the log has.
+    pub fn token_count(&self) -> usize {
+        lock(&self.log).tokens.len()
+    }
+
+    /// Who reads the answer, with changes.
+    pub fn reader(&self) -> watch::Receiver<Reader> {
+        self.reader.subscribe()
+    }
+
+    fn read(self: &Arc<Self>, connection: u64, from_step: u32) -> Reading {
+        self.reader.send_replace(Reader::Here(connection));
+        Reading {
+            answer: Arc::clone(self),
+            connection,
+            next_step: from_step as usize,
+            next_notice: 0,
+            version: self.version.subscribe(),
+        }
+    }
+}
+
+/// One connection's place in a log. When it is dropped before the end, the device counts as away.
+pub struct Reading {
+    answer: Arc<Answer>,
+    connection: u64,
+    next_step: usize,
+    next_notice: u64,
+    version: watch::Receiver<u64>,
+}
+
+impl Reading {
+    /// The next entry, as soon as there is one. Nothing is lost when the future is dropped. After the end it never returns.
+    pub async fn next(&mut self) -> Item {
+        loop {
+            self.version.mark_unchanged();
+            if let Some(item) = self.ready() {
+                return item;
+            }
+            if self.version.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn ready(&mut self) -> Option<Item> {
+        let log = lock(&self.answer.log);
+        if let Some(token) = log.tokens.get(self.next_step) {
+            self.next_step += 1;
+            // Tokens make every earlier notice untrue.
+            self.next_notice = log.notice.as_ref().map_or(0, |(number, _)| number + 1);
+            return Some(Item::Token(Arc::clone(token)));
+        }
+        if let Some(end) = &log.end {
+            let end = Arc::clone(end);
+            drop(log);
+            self.leave(Reader::Served);
+            return Some(Item::End(end));
+        }
+        match &log.notice {
+            Some((number, notice)) if *number >= self.next_notice => {
+                self.next_notice = number + 1;
+                Some(Item::Notice(Arc::clone(notice)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The device closed its connection: it asks no longer.
+    pub fn cancel(self) {
+        self.leave(Reader::Gone);
+    }
+
+    fn leave(&self, to: Reader) {
+        let mine = Reader::Here(self.connection);
+        self.answer.reader.send_if_modified(|reader| {
+            let leaves = *reader == mine;
+            if leaves {
+                *reader = to;
+            }
+            leaves
+        });
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.leave(Reader::Away);
+    }
+}
+
+/// The answers under way, at most one in each session.
+#[derive(Default)]
+pub struct Answers {
+    running: Mutex<HashMap<SessionId, Arc<Answer>>>,
+}
+
+impl Answers {
+    /// Begins an answer, unless one of the session is under way.
+    pub fn begin(
+        &self,
+        session: SessionId,
+        request_id: RequestId,
+        connection: u64,
+        from_step: u32,
+    ) -> Option<(Arc<Answer>, Reading)> {
+        let mut running = lock(&self.running);
+        if running.contains_key(&session) {
+            return None;
+        }
+        let answer = Answer::new(request_id);
+        running.insert(session, Arc::clone(&answer));
+        let reading = answer.read(connection, from_step);
+        Some((answer, reading))
+    }
+
+    /// Whether an answer of the session is under way.
+    pub fn is_running(&self, session: &SessionId) -> bool {
+        lock(&self.running).contains_key(session)
+    }
+
+    /// Reads an answer that is under way, from a step on; takes it over from an earlier connection.
+    pub fn attach(
+        &self,
+        session: &SessionId,
+        request_id: RequestId,
+        connection: u64,
+        from_step: u32,
+    ) -> Option<Reading> {
+        let running = lock(&self.running);
+        let answer = running.get(session)?;
+        (answer.request_id == request_id).then(|| answer.read(connection, from_step))
+    }
+
+    /// Forgets an answer; a later one of the same session stays.
+    pub fn remove(&self, session: &SessionId, answer: &Arc<Answer>) {
+        let mut running = lock(&self.running);
+        if running
+            .get(session)
+            .is_some_and(|current| Arc::ptr_eq(current, answer))
+        {
+            running.remove(session);
+        }
+    }
+
+    /// How many answers are under way.
+    pub fn len(&self) -> usize {
+        lock(&self.running).len()
+    }
+
+    /// Whether none is under way.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids() -> (SessionId, RequestId) {
+        (
+            SessionId::from_random([1; 16]),
+            RequestId::from_random([2; 16]),
+        )
+    }
+
+    fn bytes(item: Item) -> Vec<u8> {
+        match item {
+            Item::Notice(bytes) | Item::Token(bytes) | Item::End(bytes) => bytes.to_vec(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_connection_reads_on_where_the_first_stopped() {
+        let (session, request) = ids();
+        let answers = Answers::default();
+        let (answer, mut first) = answers.begin(session, request, 1, 0).unwrap();
+        assert!(answers.begin(session, request, 2, 0).is_none());
+        answer.set_notice(b"waking");
+        assert_eq!(bytes(first.next().await), b"waking");
+        answer.set_notice(b"queued");
+        answer.push_token(b"t0");
+        answer.push_token(b"t1");
+        // The notice is outdated by the tokens.
+        assert_eq!(bytes(first.next().await), b"t0");
+        let reader = answer.reader();
+        assert_eq!(*reader.borrow(), Reader::Here(1));
+        drop(first);
+        assert_eq!(*reader.borrow(), Reader::Away);
+        answer.push_token(b"t2");
+        assert!(
+            answers
+                .attach(&session, RequestId::from_random([3; 16]), 2, 1)
+                .is_none()
+        );
+        let mut second = answers.attach(&session, request, 2, 1).unwrap();
+        assert_eq!(bytes(second.next().await), b"t1");
+        assert_eq!(bytes(second.next().await), b"t2");
+        answer.finish(b"end");
+        answer.finish(b"another end");
+        assert_eq!(second.next().await, Item::End(b"end"[..].into()));
+        assert_eq!(*reader.borrow(), Reader::Served);
+        answers.remove(&session, &answer);
+        assert!(answers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_taken_over_does_not_end_the_answer() {
+        let (session, request) = ids();
+        let answers = Answers::default();
+        let (answer, first) = answers.begin(session, request, 1, 0).unwrap();
+        let second = answers.attach(&session, request, 2, 0).unwrap();
+        first.cancel();
+        assert_eq!(*answer.reader().borrow(), Reader::Here(2));
+        second.cancel();
+        assert_eq!(*answer.reader().borrow(), Reader::Gone);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let (session, request) = ids();
+        let answers = Answers::default();
+        let (answer, mut reading) = answers.begin(session, request, 1, 0).unwrap();
+        let waiting = tokio::spawn(async move { reading.next().await });
+        tokio::task::yield_now().await;
+        answer.push_token(b"t0");
+        assert_eq!(waiting.await.unwrap(), Item::Token(b"t0"[..].into()));
+    }
+}

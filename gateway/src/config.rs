@@ -1,0 +1,375 @@
+//! The configuration file (TOML), read strictly: an unknown key is an error that names it.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use halo_ledger::LedgerUrl;
+use halo_receipts::ids::{DeviceId, TenantId};
+use halo_receipts::payload::ContentPolicy;
+use serde::Deserialize;
+
+use crate::directory::{PodAddress, StaticDirectory, Tenant};
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not what it must be.
+    #[error("{path} is not a configuration: {error}")]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+    /// No tenant.
+    #[error("the configuration names no tenant; add a [[tenants]] table")]
+    NoTenant,
+    /// A tenant twice.
+    #[error("tenant {0} is configured twice")]
+    TenantTwice(TenantId),
+    /// An address that is not `ws://host:port`.
+    #[error("tenant {0}: a substrate is written as ws://host:port")]
+    Substrate(TenantId),
+    /// Device traffic carries keys, so it needs TLS.
+    #[error(
+        "there is no [tls] table; keys are only sent over TLS, or set insecure_plaintext = true behind a TLS terminator"
+    )]
+    NoTls,
+    /// The ledger's name is not one.
+    #[error(transparent)]
+    Ledger(#[from] halo_ledger::LedgerError),
+    /// A limit of zero that would serve nobody.
+    #[error("limits.{0} must not be 0")]
+    Zero(&'static str),
+}
+
+/// A configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where devices connect.
+    pub listen: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, in plain text.
+    pub admin_listen: SocketAddr,
+    /// The gateway's name in the claims that it writes.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// The ledger: `sqlite:PATH`.
+    pub ledger: String,
+    /// The certificate and its key.
+    pub tls: Option<TlsFiles>,
+    /// Serve devices without TLS, because something in front terminates it.
+    #[serde(default)]
+    pub insecure_plaintext: bool,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Who is served.
+    #[serde(default)]
+    pub tenants: Vec<TenantEntry>,
+}
+
+fn default_name() -> String {
+    "gateway".to_owned()
+}
+
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate and those that it was signed by.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// One tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantEntry {
+    /// Its id.
+    pub id: TenantId,
+    /// What is kept of private content: `sealed` or `omit`.
+    #[serde(default)]
+    pub content: ContentPolicy,
+    /// The oldest generation of device keys that is accepted.
+    #[serde(default)]
+    pub min_device_generation: u32,
+    /// Devices that are not accepted any more.
+    #[serde(default)]
+    pub revoked_devices: Vec<DeviceId>,
+    /// Where its pod listens: `ws://host:port`. None: every question is refused, recording works.
+    pub substrate: Option<String>,
+    /// Requests in any minute.
+    #[serde(default = "default_requests_per_minute")]
+    pub requests_per_minute: u32,
+    /// Requests that may wait for a pod at once.
+    #[serde(default = "default_held_requests")]
+    pub held_requests: usize,
+}
+
+fn default_requests_per_minute() -> u32 {
+    600
+}
+
+fn default_held_requests() -> usize {
+    32
+}
+
+/// Bounds. Times in milliseconds unless the name says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Sockets that are served at once.
+    pub sockets: usize,
+    /// TLS handshakes at once: they cost a hundred times what a frame costs.
+    pub handshakes: usize,
+    /// For a TLS handshake.
+    pub handshake_ms: u64,
+    /// For the headers of a request, and for its body.
+    pub request_ms: u64,
+    /// For a connection's first sign of life: a valid frame, or the pong to the first ping.
+    pub first_frame_ms: u64,
+    /// Between pings, and how long a pong may take.
+    pub ping_ms: u64,
+    /// For one frame to leave: a device that does not read for so long is cut off.
+    pub send_ms: u64,
+    /// Refused messages after which a connection is closed.
+    pub refused_messages: u32,
+    /// Failures of one address after which it is not served; 0 serves it always, for a gateway behind a proxy that
+    /// hides addresses.
+    pub penalty_failures: u32,
+    /// For how long, in seconds.
+    pub penalty_seconds: u64,
+    /// The most tokens of one answer; what is kept of an answer for a device that reconnects is bounded by it.
+    pub answer_tokens: u32,
+    /// For the ledger to do what it is asked.
+    pub ledger_ms: u64,
+    /// For a pod to accept a connection.
+    pub connect_ms: u64,
+    /// For which a request is held until its pod is there.
+    pub hold_ms: u64,
+    /// Between the notices of a held request.
+    pub notice_ms: u64,
+    /// For which an answer goes on without its device.
+    pub resume_ms: u64,
+    /// For a pod whose link is gone to close its answer, before the gateway closes it.
+    pub pod_close_ms: u64,
+    /// For which a pod may be silent, pongs included.
+    pub pod_silence_ms: u64,
+    /// For requests to finish at a shutdown.
+    pub drain_ms: u64,
+    /// Connections that are closed each second of a shutdown.
+    pub drain_closes_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sockets: 20_000,
+            handshakes: 64,
+            handshake_ms: 5_000,
+            request_ms: 5_000,
+            first_frame_ms: 10_000,
+            ping_ms: 20_000,
+            send_ms: 10_000,
+            refused_messages: 16,
+            penalty_failures: 50,
+            penalty_seconds: 60,
+            answer_tokens: 16_384,
+            ledger_ms: 10_000,
+            connect_ms: 1_000,
+            hold_ms: 120_000,
+            notice_ms: 5_000,
+            resume_ms: 30_000,
+            pod_close_ms: 2_000,
+            pod_silence_ms: 45_000,
+            drain_ms: 30_000,
+            drain_closes_per_second: 200,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Form {
+            path: path.to_owned(),
+            error: Box::new(error),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.tls.is_none() && !self.insecure_plaintext {
+            return Err(ConfigError::NoTls);
+        }
+        let limits = &self.limits;
+        let needed = [
+            ("sockets", limits.sockets as u64),
+            ("handshakes", limits.handshakes as u64),
+            ("handshake_ms", limits.handshake_ms),
+            ("request_ms", limits.request_ms),
+            ("first_frame_ms", limits.first_frame_ms),
+            ("ping_ms", limits.ping_ms),
+            ("send_ms", limits.send_ms),
+            ("refused_messages", limits.refused_messages.into()),
+            ("answer_tokens", limits.answer_tokens.into()),
+            ("ledger_ms", limits.ledger_ms),
+            ("connect_ms", limits.connect_ms),
+            ("notice_ms", limits.notice_ms),
+            ("pod_silence_ms", limits.pod_silence_ms),
+        ];
+        if let Some((name, _)) = needed.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Zero(name));
+        }
+        self.ledger_url()?;
+        self.directory().map(|_| ())
+    }
+
+    /// The ledger's name.
+    pub fn ledger_url(&self) -> Result<LedgerUrl, ConfigError> {
+        Ok(self.ledger.parse()?)
+    }
+
+    /// The tenants and their substrates.
+    pub fn directory(&self) -> Result<StaticDirectory, ConfigError> {
+        if self.tenants.is_empty() {
+            return Err(ConfigError::NoTenant);
+        }
+        let mut directory = StaticDirectory::default();
+        for entry in &self.tenants {
+            let substrate = entry.substrate.as_deref().map(|url| {
+                pod_address(url).ok_or_else(|| ConfigError::Substrate(entry.id.clone()))
+            });
+            let tenant = Tenant {
+                content: entry.content,
+                min_device_generation: entry.min_device_generation,
+                revoked: entry
+                    .revoked_devices
+                    .iter()
+                    .cloned()
+                    .collect::<HashSet<_>>(),
+                requests_per_minute: entry.requests_per_minute,
+                held_requests: entry.held_requests,
+            };
+            if !directory.insert(entry.id.clone(), tenant, substrate.transpose()?) {
+                return Err(ConfigError::TenantTwice(entry.id.clone()));
+            }
+        }
+        Ok(directory)
+    }
+}
+
+/// `ws://host:port`, with nothing behind it.
+fn pod_address(url: &str) -> Option<PodAddress> {
+    let uri: http::Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let plain = uri.scheme_str() == Some("ws")
+        && uri.path() == "/"
+        && uri.query().is_none()
+        && authority.port_u16().is_some()
+        && !authority.as_str().contains('@');
+    plain.then(|| PodAddress(authority.as_str().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        listen = "127.0.0.1:8443"
+        admin_listen = "127.0.0.1:9443"
+        ledger = "sqlite:ledger.db"
+        [tls]
+        certificate = "cert.pem"
+        key = "key.pem"
+        [limits]
+        hold_ms = 1000
+        [[tenants]]
+        id = "acme"
+        content = "omit"
+        revoked_devices = ["lost-phone"]
+        substrate = "ws://127.0.0.1:9000"
+    "#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn a_file_is_read_with_its_defaults() {
+        use crate::directory::Directory as _;
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.limits.hold_ms, 1000);
+        assert_eq!(config.limits.refused_messages, 16);
+        let directory = config.directory().unwrap();
+        let acme = "acme".parse().unwrap();
+        let tenant = directory.tenant(&acme).unwrap();
+        assert_eq!(tenant.content, ContentPolicy::Omit);
+        assert!(tenant.revoked.contains(&"lost-phone".parse().unwrap()));
+        assert_eq!(
+            directory.substrate(&acme),
+            Some(PodAddress("127.0.0.1:9000".to_owned()))
+        );
+        assert!(directory.tenant(&"other".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let table = [
+            ("hold_ms = 1000", "hold_s = 1", "hold_s"),
+            ("\"acme\"", "\"Acme\"", "a tenant id"),
+            (
+                "ws://127.0.0.1:9000",
+                "http://127.0.0.1:9000",
+                "ws://host:port",
+            ),
+            ("ws://127.0.0.1:9000", "ws://127.0.0.1", "ws://host:port"),
+            (
+                "ws://127.0.0.1:9000",
+                "ws://127.0.0.1:9000/x",
+                "ws://host:port",
+            ),
+            ("sqlite:ledger.db", "postgres:x", "postgres:x"),
+            ("hold_ms = 1000", "ping_ms = 0", "limits.ping_ms"),
+            ("\"omit\"", "\"forget\"", "forget"),
+            (
+                "[tls]\n        certificate = \"cert.pem\"\n        key = \"key.pem\"",
+                "",
+                "[tls]",
+            ),
+        ];
+        for (from, to, named) in table {
+            let text = GOOD.replace(from, to);
+            assert_ne!(text, GOOD, "{from}");
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        let twice = format!("{GOOD}\n[[tenants]]\nid = \"acme\"\n");
+        assert!(matches!(load(&twice), Err(ConfigError::TenantTwice(_))));
+        let none = GOOD.split("[[tenants]]").next().unwrap();
+        assert!(matches!(load(none), Err(ConfigError::NoTenant)));
+        assert!(matches!(
+            Config::load(Path::new("no/such/file")),
+            Err(ConfigError::Read { .. })
+        ));
+    }
+}

@@ -1,0 +1,422 @@
+//! The edge of one device connection: drives the session machine with a socket, the ledger, the clock and the answers.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use halo_ledger::LedgerError;
+use halo_receipts::documents::{EndCode, Operation};
+use halo_receipts::evidence::{Block, Evidence};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer_task::Task;
+use crate::answers::{Item, Reading};
+use crate::gateway::Gateway;
+use crate::session::{Action, Ask, CloseReason, Count, Event, Refusal, Session, WriteError};
+use crate::websocket::DeviceSocket;
+
+/// How long a closed connection waits for the device's own close frame, so that what was sent last is not lost.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection stays at a shutdown after its answer ended, so that the device can record its own receipt of it.
+const LAST_RECORD: Duration = Duration::from_secs(2);
+/// A device may ping this often; what comes faster is refused.
+const DEVICE_PING: Duration = Duration::from_secs(1);
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The device closed it: it asks no longer.
+    Closed,
+    /// It broke: the device may come back.
+    Broken,
+    /// The device did not take what it was sent.
+    Slow,
+    /// No sign of life.
+    Silent,
+    /// The device opened a newer epoch.
+    Superseded,
+    /// The WebSocket protocol was broken, with the close code.
+    Protocol(CloseCode),
+    /// The machine closed it.
+    Machine(CloseReason),
+}
+
+impl Over {
+    fn name(self) -> &'static str {
+        match self {
+            Over::Closed => "closed",
+            Over::Broken => "broken",
+            Over::Slow => "slow",
+            Over::Silent => "silent",
+            Over::Superseded => "superseded",
+            Over::Protocol(_) => "protocol",
+            Over::Machine(CloseReason::Refusals) => "refusals",
+            Over::Machine(CloseReason::Shutdown) => "shutdown",
+            Over::Machine(CloseReason::Exhausted) => "exhausted",
+        }
+    }
+
+    fn code(self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            Over::Closed | Over::Broken | Over::Slow => None,
+            Over::Silent => Some((CloseCode::Policy, "no sign of life")),
+            Over::Superseded => Some((CloseCode::Normal, "a newer epoch is open")),
+            Over::Protocol(code) => Some((code, "")),
+            Over::Machine(CloseReason::Refusals) => Some((CloseCode::Policy, "refused")),
+            Over::Machine(CloseReason::Shutdown) => Some((CloseCode::Restart, "shutting down")),
+            Over::Machine(CloseReason::Exhausted) => Some((CloseCode::Again, "open a new epoch")),
+        }
+    }
+
+    /// Whether the answer that the device was reading is to go on for a while.
+    fn may_come_back(self) -> bool {
+        match self {
+            Over::Broken | Over::Slow | Over::Silent | Over::Superseded => true,
+            Over::Closed | Over::Protocol(_) => false,
+            Over::Machine(reason) => reason != CloseReason::Refusals,
+        }
+    }
+}
+
+/// Serves one device connection until it ends.
+pub async fn serve(gateway: Arc<Gateway>, socket: DeviceSocket, session: Session, peer: IpAddr) {
+    let id = session.ring().session();
+    let (number, superseded) = gateway.connect(id);
+    tracing::info!(session = %id, tenant = %session.ring().tenant(), epoch = %session.terms().epoch, device = %session.device(), "a device connected");
+    let mut connection = Connection {
+        gateway: Arc::clone(&gateway),
+        socket,
+        session,
+        peer,
+        number,
+        reading: None,
+        last_request: Instant::now(),
+    };
+    let over = match connection.run(superseded).await {
+        Ok(never) => match never {},
+        Err(over) => over,
+    };
+    tracing::info!(session = %id, reason = over.name(), "a device's connection ended");
+    gateway.metrics.connection_closed(over.name());
+    connection.end(over).await;
+    gateway.disconnect(&id, number);
+}
+
+struct Connection {
+    gateway: Arc<Gateway>,
+    socket: DeviceSocket,
+    session: Session,
+    peer: IpAddr,
+    number: u64,
+    reading: Option<Reading>,
+    /// When the last request ended.
+    last_request: Instant,
+}
+
+impl Connection {
+    async fn run(
+        &mut self,
+        superseded: CancellationToken,
+    ) -> Result<std::convert::Infallible, Over> {
+        let limits = &self.gateway.limits;
+        let every = Duration::from_millis(limits.ping_ms);
+        let start = Instant::now();
+        // The pong to this first ping is a sign of life as good as a frame: a person may take a while to speak.
+        self.ping().await?;
+        let mut next_ping = start + every;
+        let mut alive_by = Some(start + Duration::from_millis(self.gateway.limits.first_frame_ms));
+        let mut device_ping = None;
+        let drain = self.gateway.drain.clone();
+        let interrupt = self.gateway.interrupt.clone();
+        let mut close_at: Option<Instant> = None;
+        loop {
+            let silent = alive_by.unwrap_or(start + Duration::from_secs(u64::from(u32::MAX)));
+            let leave = match close_at {
+                Some(turn) if self.session.is_idle() => Some(turn.max(self.last_request)),
+                _ => None,
+            };
+            tokio::select! {
+                message = self.socket.next() => match message {
+                    Some(Ok(Message::Binary(message))) => {
+                        self.handle(Event::Message(&message)).await?;
+                        if self.session.heard() {
+                            alive_by = None;
+                        }
+                    }
+                    Some(Ok(Message::Pong(_))) => alive_by = None,
+                    Some(Ok(Message::Ping(_))) => {
+                        let now = Instant::now();
+                        if device_ping.replace(now).is_some_and(|last| now - last < DEVICE_PING) {
+                            self.handle(Event::Foreign("ping_flood")).await?;
+                        }
+                    }
+                    Some(Ok(Message::Close(_))) => return Err(Over::Closed),
+                    Some(Ok(Message::Text(_) | Message::Frame(_))) => {
+                        return Err(Over::Protocol(CloseCode::Unsupported));
+                    }
+                    Some(Err(error)) => return Err(self.broken(&error)),
+                    None => return Err(Over::Broken),
+                },
+                item = next_item(&mut self.reading) => self.relay(item).await?,
+                () = sleep_until(next_ping) => {
+                    self.ping().await?;
+                    next_ping = Instant::now() + every;
+                    alive_by.get_or_insert(next_ping);
+                }
+                () = sleep_until(silent) => return Err(Over::Silent),
+                () = superseded.cancelled() => return Err(Over::Superseded),
+                () = drain.cancelled(), if close_at.is_none() => {
+                    close_at = Some(Instant::now() + self.gateway.close_delay());
+                }
+                () = sleep_until(leave.unwrap_or(start)), if leave.is_some() => {
+                    self.handle(Event::Shutdown).await?;
+                }
+                () = interrupt.cancelled(), if self.session.is_idle() => {
+                    self.handle(Event::Shutdown).await?;
+                }
+            }
+        }
+    }
+
+    fn broken(&self, error: &Error) -> Over {
+        match error {
+            // One frame is one message: fragments are refused whatever they would make.
+            Error::Io(_) if self.socket.get_ref().saw_fragment() => {
+                Over::Protocol(CloseCode::Unsupported)
+            }
+            Error::Capacity(_) => Over::Protocol(CloseCode::Size),
+            Error::Protocol(
+                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+            ) => Over::Broken,
+            Error::Protocol(_) | Error::Utf8(_) => Over::Protocol(CloseCode::Protocol),
+            _ => Over::Broken,
+        }
+    }
+
+    async fn relay(&mut self, item: Item) -> Result<(), Over> {
+        match item {
+            Item::Notice(payload) | Item::Token(payload) => {
+                self.handle(Event::Token(&payload)).await
+            }
+            Item::End(document) => {
+                self.reading = None;
+                self.last_request = Instant::now() + LAST_RECORD;
+                self.handle(Event::Ended(&document)).await
+            }
+        }
+    }
+
+    /// Gives the machine an event, and what its demands bring.
+    async fn handle(&mut self, event: Event<'_>) -> Result<(), Over> {
+        let mut actions = VecDeque::from(self.session.handle(event));
+        while let Some(action) = actions.pop_front() {
+            let more = match action {
+                Action::Send(frame) => {
+                    self.send(Message::Binary(frame.into())).await?;
+                    continue;
+                }
+                Action::Count(count) => {
+                    self.count(&count);
+                    continue;
+                }
+                Action::Close(reason) => return Err(Over::Machine(reason)),
+                Action::Admit(operation) => {
+                    let admitted = self.admit(operation);
+                    self.session.handle(Event::Admitted(admitted))
+                }
+                Action::Read => {
+                    let evidence = self.read().await;
+                    self.session.handle(Event::Evidence(evidence))
+                }
+                Action::Append(blocks) => {
+                    let written = self.append(&blocks).await;
+                    self.session.handle(Event::Written(written))
+                }
+                Action::Ask(ask) => {
+                    let started = self.ask(ask);
+                    self.session.handle(Event::Started(started))
+                }
+                Action::Resume {
+                    request_id,
+                    from_step,
+                } => {
+                    let started = self.resume(request_id, from_step);
+                    self.session.handle(Event::Started(started))
+                }
+            };
+            actions.extend(more);
+        }
+        Ok(())
+    }
+
+    fn count(&self, count: &Count) {
+        self.gateway.metrics.count(count);
+        if let Count::Refused(reason) = count {
+            tracing::debug!(session = %self.session.ring().session(), reason, "a message was refused");
+            let now = self.gateway.steady_ms();
+            self.gateway.penalties().failed(self.peer, now);
+        }
+    }
+
+    fn admit(&self, operation: Operation) -> Result<(), Refusal> {
+        let gateway = &self.gateway;
+        let refused = |code, retry_after_ms| {
+            Err(Refusal {
+                code,
+                retry_after_ms: Some(retry_after_ms),
+            })
+        };
+        let ring = self.session.ring();
+        // What only records is let through at a shutdown: it is how a session that was just answered gets its seal.
+        if gateway.drain.is_cancelled() && operation != Operation::Record {
+            return refused(EndCode::Draining, 1_000);
+        }
+        if operation == Operation::Infer && gateway.answers.is_running(&ring.session()) {
+            return refused(EndCode::Busy, 1_000);
+        }
+        let per_minute = gateway
+            .directory
+            .tenant(ring.tenant())
+            .map_or(0, |t| t.requests_per_minute);
+        let taken = gateway
+            .rates()
+            .take(ring.tenant(), per_minute, gateway.steady_ms());
+        taken.or_else(|wait_ms| refused(EndCode::RateLimited, wait_ms))
+    }
+
+    async fn read(&mut self) -> Result<Box<Evidence>, String> {
+        let session = self.session.ring().session();
+        let snapshot = timeout(self.ledger_time(), self.gateway.ledger.snapshot(&session)).await;
+        match snapshot {
+            Ok(Ok(Some(evidence))) => Ok(Box::new(evidence)),
+            Ok(Ok(None)) => Err("the session is not in the ledger".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the ledger did not answer in time".to_owned()),
+        }
+    }
+
+    async fn append(&mut self, blocks: &[Block]) -> Result<(), WriteError> {
+        let session = self.session.ring().session();
+        let metrics = &self.gateway.metrics;
+        let timer = metrics.append_seconds.start_timer();
+        for block in blocks {
+            let append = self.gateway.ledger.append(&session, block);
+            match timeout(self.ledger_time(), append).await {
+                Ok(Ok(_)) => metrics.receipts.inc_by(block.receipts.len() as u64),
+                Ok(Err(LedgerError::Fork { .. } | LedgerError::Gap { .. })) => {
+                    return Err(WriteError::Conflict);
+                }
+                Ok(Err(error)) => return Err(WriteError::Unavailable(error.to_string())),
+                Err(_) => {
+                    return Err(WriteError::Unavailable(
+                        "the ledger did not answer in time".to_owned(),
+                    ));
+                }
+            }
+        }
+        timer.observe_duration();
+        Ok(())
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<(), Refusal> {
+        let session = self.session.ring().session();
+        let answers = &self.gateway.answers;
+        let begun = answers.begin(session, ask.request_id, self.number, 0);
+        let (answer, reading) = begun.ok_or(Refusal {
+            code: EndCode::Busy,
+            retry_after_ms: Some(1_000),
+        })?;
+        self.reading = Some(reading);
+        let task = Task {
+            gateway: Arc::clone(&self.gateway),
+            answer,
+            ring: self.session.ring(),
+            terms: self.session.terms().clone(),
+        };
+        self.gateway.tasks.spawn(task.ask(ask));
+        Ok(())
+    }
+
+    fn resume(
+        &mut self,
+        request_id: halo_receipts::ids::RequestId,
+        from_step: u32,
+    ) -> Result<(), Refusal> {
+        let session = self.session.ring().session();
+        let answers = &self.gateway.answers;
+        if let Some(reading) = answers.attach(&session, request_id, self.number, from_step) {
+            self.reading = Some(reading);
+            return Ok(());
+        }
+        let begun = answers.begin(session, request_id, self.number, from_step);
+        let (answer, reading) = begun.ok_or(Refusal {
+            code: EndCode::Busy,
+            retry_after_ms: Some(1_000),
+        })?;
+        self.reading = Some(reading);
+        let task = Task {
+            gateway: Arc::clone(&self.gateway),
+            answer,
+            ring: self.session.ring(),
+            terms: self.session.terms().clone(),
+        };
+        self.gateway.tasks.spawn(task.follow());
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> Result<(), Over> {
+        self.send(Message::Ping(Bytes::new())).await
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), Over> {
+        let limit = Duration::from_millis(self.gateway.limits.send_ms);
+        match timeout(limit, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Error::WriteBufferFull(_))) | Err(_) => Err(Over::Slow),
+            Ok(Err(_)) => Err(Over::Broken),
+        }
+    }
+
+    fn ledger_time(&self) -> Duration {
+        Duration::from_millis(self.gateway.limits.ledger_ms)
+    }
+
+    /// Lets go of the answer and says goodbye.
+    async fn end(&mut self, over: Over) {
+        if let Some(reading) = self.reading.take()
+            && !over.may_come_back()
+        {
+            reading.cancel();
+        }
+        let Some((code, reason)) = over.code() else {
+            // Answers the device's close frame, if it sent one.
+            let _ = timeout(LINGER, self.socket.close(None)).await;
+            return;
+        };
+        let frame = CloseFrame {
+            code,
+            reason: reason.into(),
+        };
+        let goodbye = async {
+            self.socket.send(Message::Close(Some(frame))).await?;
+            while let Some(Ok(_)) = self.socket.next().await {}
+            Ok::<_, Error>(())
+        };
+        // Whether the device hears it or not, the connection ends here.
+        let _ = timeout(LINGER, goodbye).await;
+    }
+}
+
+async fn next_item(reading: &mut Option<Reading>) -> Item {
+    match reading {
+        Some(reading) => reading.next().await,
+        None => std::future::pending().await,
+    }
+}

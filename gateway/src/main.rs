@@ -1,0 +1,205 @@
+//! `halo-gateway`: reads flags and a configuration file, builds the parts, runs them, drains on SIGTERM.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use halo_gateway::config::Config;
+use halo_gateway::credential::Credential;
+use halo_gateway::gateway::{Gateway, Parts};
+use halo_gateway::root::RootSource;
+use halo_gateway::server;
+use halo_receipts::ids::{DeviceId, TenantId};
+use halo_receipts::keys::{RootKeys, TenantKeys as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The device's front door of HALO: opens sessions, verifies, holds, forwards to a substrate, records.
+///
+/// Exit codes: 0 done or drained, 1 something failed, 2 wrong usage, 3 drained, but some answers were cut off.
+#[derive(Parser)]
+#[command(name = "halo-gateway", version)]
+struct Cli {
+    /// How to write the log, on standard error. Its level is set by RUST_LOG, `info` if that is missing.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve devices until SIGTERM or SIGINT.
+    Serve {
+        /// The configuration file.
+        #[arg(long, env = "HALO_GATEWAY_CONFIG")]
+        config: PathBuf,
+        #[command(flatten)]
+        root: RootArgs,
+    },
+    /// Read a configuration file and say what is wrong with it, if anything.
+    CheckConfig {
+        /// The configuration file.
+        #[arg(long, env = "HALO_GATEWAY_CONFIG")]
+        config: PathBuf,
+    },
+    /// Print the credential of a device as JSON: {"tenant_id","device_id","device_generation","device_key"}.
+    Enroll {
+        #[command(flatten)]
+        root: RootArgs,
+        /// The tenant.
+        #[arg(long)]
+        tenant: TenantId,
+        /// The device.
+        #[arg(long)]
+        device: DeviceId,
+        /// Which of the device's keys; a higher one replaces a key that got lost.
+        #[arg(long, default_value_t = 1)]
+        device_generation: u32,
+    },
+}
+
+#[derive(Args)]
+#[group(id = "root_source", required = true, multiple = false, args = ["root", "demo_root"])]
+struct RootArgs {
+    /// The root secret: the exact bytes of the file, at least 32.
+    #[arg(long)]
+    root: Option<PathBuf>,
+    /// A demo root, made if it is missing. Sessions are stamped with it: under it, a receipt proves nothing.
+    #[arg(long)]
+    demo_root: Option<PathBuf>,
+    /// Which root secret this is, counted from 1.
+    #[arg(long, default_value_t = 1)]
+    root_generation: u32,
+}
+
+impl RootArgs {
+    fn keys(self) -> anyhow::Result<RootKeys> {
+        let source = match (self.root, self.demo_root) {
+            (Some(path), None) => RootSource::File(path),
+            (None, Some(path)) => RootSource::Demo(path),
+            _ => anyhow::bail!("give either --root or --demo-root"),
+        };
+        Ok(source.load(self.root_generation)?)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::CheckConfig { config } => {
+            Config::load(&config)?;
+            writeln!(std::io::stdout(), "{}: good", config.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Enroll {
+            root,
+            tenant,
+            device,
+            device_generation,
+        } => {
+            let keys = root.keys()?;
+            let key = keys
+                .device_key(&tenant, &device, device_generation)
+                .context("this root has no key for the tenant")?;
+            let credential = Credential::new(tenant, device, device_generation, &key);
+            let json = zeroize::Zeroizing::new(serde_json::to_string(&credential)?);
+            writeln!(std::io::stdout(), "{}", json.as_str())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve { config, root } => {
+            let config = Config::load(&config)?;
+            let keys = root.keys()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            let code = runtime.block_on(serve(config, keys));
+            // What is left after the drain has had its time.
+            runtime.shutdown_background();
+            code
+        }
+    }
+}
+
+async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if keys.root().demo {
+        tracing::warn!("a demo root is in use: receipts prove nothing to anyone");
+    }
+    let url = config.ledger_url()?;
+    let ledger = halo_ledger::open(&url).with_context(|| format!("opening the ledger {url}"))?;
+    let tls = match &config.tls {
+        Some(files) => Some(server::tls_from_files(&files.certificate, &files.key)?),
+        None => {
+            tracing::warn!("devices are served without TLS: something in front must terminate it");
+            None
+        }
+    };
+    let gateway = Gateway::new(Parts {
+        name: config.name.clone(),
+        ledger,
+        keys: Arc::new(keys),
+        directory: Arc::new(config.directory()?),
+        limits: config.limits.clone(),
+    })?;
+    let devices = server::listen(config.listen).await?;
+    let admin = server::listen(config.admin_listen).await?;
+    tracing::info!(
+        devices = %devices.local_addr()?,
+        admin = %admin.local_addr()?,
+        ledger = %url,
+        tenants = config.tenants.len(),
+        "serving"
+    );
+    let stop = CancellationToken::new();
+    let admin = tokio::spawn(server::serve_admin(
+        Arc::clone(&gateway),
+        admin,
+        stop.clone(),
+    ));
+    let devices = tokio::spawn(server::serve_devices(Arc::clone(&gateway), devices, tls));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+    }
+    let whole = server::drain(&gateway).await;
+    stop.cancel();
+    devices.await?;
+    admin.await?;
+    if whole {
+        tracing::info!("drained");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        tracing::warn!("some answers were cut off");
+        Ok(ExitCode::from(3))
+    }
+}
