@@ -219,6 +219,11 @@ impl Chain {
 
     /// Appends a receipt whatever [`Chain::check`] says of it, so that a verifier can go on to the next one.
     pub fn insert(&mut self, receipt: &Receipt, event: &Event) {
+        self.insert_hashed(receipt, event, receipt.hash());
+    }
+
+    /// As [`Chain::insert`], for a caller that has the receipt's hash already.
+    pub fn insert_hashed(&mut self, receipt: &Receipt, event: &Event, hash: Hash) {
         let body = &receipt.body;
         let id = body.receipt_id;
         let parent = body.parent.map(|parent| parent.id);
@@ -287,7 +292,6 @@ impl Chain {
             self.device = self.device.saturating_add(1);
         }
         self.epoch = self.epoch.max(Some(body.session_epoch));
-        let hash = receipt.hash();
         self.nodes.insert(id, Node { hash, place });
     }
 

@@ -282,6 +282,11 @@ impl SigningKey {
         mac.verify(tag.into()).is_ok()
     }
 
+    /// The MAC's state before the first byte, for a search that tries many messages.
+    pub(crate) fn mac_state(&self) -> Hmac<Sha256> {
+        self.state.clone()
+    }
+
     /// PAYLOAD_KEY of the same tier.
     pub fn payload_key(&self) -> PayloadKey {
         derive(self.bytes.as_slice(), b"halo-payload-v1", &[b"payload"]).into()

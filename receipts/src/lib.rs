@@ -3,6 +3,8 @@
 //! No I/O, no clock, no async and no randomness of its own: callers bring the time and random bytes. `spec.md` beside this
 //! crate is the document for whoever implements a device or a verifier without this code.
 
+pub mod attribution;
+pub mod bundle;
 pub mod chain;
 pub mod documents;
 pub mod evidence;
@@ -18,3 +20,4 @@ pub mod opening;
 pub mod payload;
 pub mod receipt;
 pub mod time;
+pub mod verdict;
