@@ -28,7 +28,8 @@ pub const ENCODED_MAX: usize = 384 << 10;
 
 const HEAD: usize = 6;
 const CHECKSUM: usize = 16;
-/// zstd's own default: a receipt of 571 bytes takes about 140, and 64 of them 70 microseconds.
+/// The fastest of zstd's usual levels. Hashes, MACs and bitmaps of experts are noise to a compressor: level 3 saves 1.5 % of the
+/// bytes and takes a third more time.
 const LEVEL: i32 = 1;
 
 /// Why a block could not be written or read.

@@ -17,6 +17,10 @@
 //! was written, and `block_next_number` every block that is not the next one of its stream. They keep honest programs from
 //! accidents; whoever may write the file may drop them, and what that person changes is found by the verifier, not here.
 //!
+//! A program that damages a copy on purpose, to show that this is found, does what such a person would do: `DROP TRIGGER
+//! block_no_update`, read `content`, [`crate::block::decode`] it, change a byte of a receipt or a payload,
+//! [`crate::block::encode`] it, and `UPDATE block SET content = ?` at the same key.
+//!
 //! To copy a ledger that is in use: `sqlite3 ledger.db "VACUUM INTO 'copy.db'"`.
 
 mod fault;

@@ -1,5 +1,7 @@
 //! A busy file and a full disk.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use halo_ledger::conformance::{Sample, assert_whole};
@@ -135,7 +137,7 @@ async fn a_short_queue() {
         ..Options::default()
     };
     let ledger = SqliteLedger::open_with(folder.path().join("ledger.db"), options).unwrap();
-    let ledger = std::sync::Arc::new(ledger);
+    let ledger = Arc::new(ledger);
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 0..16 {
         let ledger = ledger.clone();
@@ -150,4 +152,33 @@ async fn a_short_queue() {
             .collect::<Vec<_>>(),
         [84; 16]
     );
+}
+
+/// Two handles write without a pause, as a gateway and a pod do; a lock that is tried too rarely would never be free for one
+/// of them, and it would give up as busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_neighbour_starves_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let [noisy, quiet] = [(); 2].map(|()| Arc::new(SqliteLedger::open(&path).unwrap()));
+    let done = Arc::new(AtomicBool::new(false));
+    let mut neighbours = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (noisy, done) = (Arc::clone(&noisy), Arc::clone(&done));
+        neighbours.spawn(async move {
+            while !done.load(Ordering::Acquire) {
+                noisy.check().await.unwrap();
+            }
+        });
+    }
+    let sample = Sample::new(1, 40).unwrap();
+    crate::write(&quiet, &sample).await;
+    for round in 0..20 {
+        quiet
+            .claim(&sample.claim(ClaimKind::SubstrateLink, 0, round).unwrap())
+            .await
+            .unwrap();
+    }
+    done.store(true, Ordering::Release);
+    neighbours.join_all().await;
 }
