@@ -78,11 +78,16 @@ pub trait Ledger: Send + Sync {
     ) -> Result<(), LedgerError>;
 
     /// Writes a claim, if nobody holds the same kind, epoch and link in its session. Errors: `Taken`, `UnknownSession`;
-    /// an epoch that is not above every earlier one is `Taken` too.
+    /// an epoch that is not above every earlier one is `Taken` too, and so is a claim with the bytes of the one that stands:
+    /// two claimants of one name and one microsecond are two. `Invalid` if it is for an epoch that nobody has claimed.
     async fn claim(&self, claim: &SignedRecord) -> Result<(), LedgerError>;
 
     /// Appends a block of 1 to 64 receipts, if its first number is the next one of its stream; durable on return.
-    /// Repeating a block with the same bytes succeeds. Errors: `Fork`, `Gap`, `UnknownSession`.
+    /// Repeating receipts with the same bytes succeeds, however they are cut into blocks. Errors: `Fork`, which names the
+    /// first number that differs; `Gap`, also for a block that begins with what is there and goes on; `UnknownSession`;
+    /// `Invalid` for a receipt of another session or stream, and for bytes that are no receipt.
+    ///
+    /// After any other error, and if the caller goes away, the block may or may not stand: repeat it.
     async fn append(&self, session: &SessionId, block: &Block) -> Result<Appended, LedgerError>;
 
     /// Header, last epoch and next numbers of a session; `None` if it is not there.
@@ -94,6 +99,6 @@ pub trait Ledger: Send + Sync {
     /// Sessions by tenant and time, newest first.
     async fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionSummary>, LedgerError>;
 
-    /// Whether the ledger can be written right now.
+    /// Whether the ledger can be written right now, by writing to its disk; it changes nothing that was recorded.
     async fn check(&self) -> Result<(), LedgerError>;
 }
