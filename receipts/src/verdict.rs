@@ -283,6 +283,21 @@ pub struct Counts {
     pub signed: u64,
 }
 
+/// A break in a device's stream that the chain records, and the new epoch that followed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecordedBreak {
+    /// The receipt that records it.
+    pub receipt_id: ReceiptId,
+    /// The epoch whose stream broke.
+    pub broken_epoch: Epoch,
+    /// The epoch that the session went on in.
+    pub session_epoch: Epoch,
+    /// The sequence number of the first bad frame.
+    pub first_bad: u32,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
 /// What [`verify`] says of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -306,6 +321,8 @@ pub struct Verdict {
     pub receipts: Counts,
     /// The epochs that were claimed, rising.
     pub epochs: Vec<Epoch>,
+    /// The breaks that it records, in their order. A break that is recorded is no failure.
+    pub breaks: Vec<RecordedBreak>,
     /// What was checked.
     pub checks: Vec<Check>,
     /// What was not.
@@ -451,6 +468,7 @@ impl Serialize for Verdict {
             demo_root: bool,
             receipts: Counts,
             epochs: &'a [Epoch],
+            breaks: &'a [RecordedBreak],
             checks: Vec<CheckRow>,
             not_made: Vec<NotMadeRow<'a>>,
             findings: &'a [Finding],
@@ -481,6 +499,7 @@ impl Serialize for Verdict {
             demo_root: self.demo_root(),
             receipts: self.receipts,
             epochs: &self.epochs,
+            breaks: &self.breaks,
             checks: checks.collect(),
             not_made: not_made.collect(),
             findings: &self.findings,

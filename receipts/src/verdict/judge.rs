@@ -39,6 +39,7 @@ pub(super) fn judge(
         key_source: source,
         receipts: Counts::default(),
         epochs: records.epochs(),
+        breaks: Vec::new(),
         checks: Vec::new(),
         not_made: Vec::new(),
         findings: Vec::new(),
@@ -77,7 +78,7 @@ pub(super) fn judge(
     };
     repair::judge(&mut streams, &scene, &mut report);
     let walk = Walk::new(session_id, tenant_id, &claimed, options, &mut report);
-    walk.run(&mut streams);
+    verdict.breaks = walk.run(&mut streams);
     super::records::connections(&records, &streams, &mut report);
     walk::attributes(&streams, evidence, &mut report);
     seals::answers(&streams, &mut report);

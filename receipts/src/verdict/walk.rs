@@ -14,7 +14,7 @@ use crate::receipt::{Receipt, ReceiptKind};
 use crate::time::Timestamp;
 
 use super::reading::{Item, Mac, Report, Seal, Streams, about};
-use super::{CheckKind, Code, Finding, Options};
+use super::{CheckKind, Code, Finding, Options, RecordedBreak};
 
 /// How far a receipt's time may lie before its parent's, in microseconds.
 const CLOCK_TOLERANCE: u64 = 120 * 1_000_000;
@@ -34,6 +34,7 @@ pub(super) struct Walk<'w> {
     holes: bool,
     searches: u32,
     unclaimed: HashSet<Epoch>,
+    breaks: Vec<RecordedBreak>,
 }
 
 impl<'w> Walk<'w> {
@@ -55,11 +56,12 @@ impl<'w> Walk<'w> {
             holes: false,
             searches: options.searches,
             unclaimed: HashSet::new(),
+            breaks: Vec::new(),
         }
     }
 
-    /// Walks both streams in an order in which parents come before their children.
-    pub(super) fn run(mut self, streams: &mut Streams<'_>) {
+    /// Walks both streams in an order in which parents come before their children. Returns the breaks on the way.
+    pub(super) fn run(mut self, streams: &mut Streams<'_>) -> Vec<RecordedBreak> {
         self.unreadable = std::mem::take(&mut streams.unreadable);
         self.holes = !self.unreadable.is_empty();
         self.times
@@ -83,6 +85,7 @@ impl<'w> Walk<'w> {
             let event = self.read(item);
             self.visit(item, event);
         }
+        self.breaks
     }
 
     /// Reads the payload of a receipt; none if that cannot be done, which is then reported.
@@ -184,6 +187,19 @@ impl<'w> Walk<'w> {
             self.report.fail(CheckKind::Times, finding);
         }
         self.times.insert(body.receipt_id, body.timestamp_utc);
+        if let Event::Routing(Routing {
+            break_found: Some(found),
+            ..
+        }) = &event
+        {
+            self.breaks.push(RecordedBreak {
+                receipt_id: body.receipt_id,
+                broken_epoch: found.epoch,
+                session_epoch: body.session_epoch,
+                first_bad: found.first_bad,
+                reason: found.reason.clone(),
+            });
+        }
         item.seal = match event {
             Event::SubstrateResponse(response) if clear => Some(Seal::Answer(response)),
             Event::OrchestratorResponse(response) if clear => Some(Seal::Session(response)),

@@ -22,6 +22,8 @@ fn the_golden_session_passes_and_says_what_was_checked() {
     );
     assert_eq!(verdict.receipts.signed, 29);
     assert_eq!(verdict.epochs, [FIRST_EPOCH, SECOND_EPOCH]);
+    assert_eq!(verdict.breaks.len(), 1);
+    assert_eq!(verdict.breaks[0].broken_epoch, FIRST_EPOCH);
     let made: Vec<_> = verdict
         .checks
         .iter()
