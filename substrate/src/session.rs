@@ -13,6 +13,8 @@
 //! answers each with `Appended` or `AppendFailed`, and after `Cancel` or `Release` passes on nothing more that belongs
 //! to the request.
 
+mod events;
+
 use std::sync::Arc;
 
 use halo_receipts::documents::{
@@ -24,130 +26,20 @@ use halo_receipts::frame::FrameType;
 use halo_receipts::ids::{RequestId, Tier};
 use halo_receipts::keys::{TenantKeys, TierKey};
 use halo_receipts::link::{End, Link};
-use halo_receipts::payload::{ModelIdentity, to_raw};
+use halo_receipts::payload::to_raw;
 use halo_receipts::time::Timestamp;
 
 use crate::answer::{Answer, Binding, Ending, Random};
 use crate::bundle::{Accepted, Bundle, LinkId, authenticate};
-use crate::generate::{Params, StepOutput};
-
-/// Refused messages after which a link is closed, unless told otherwise.
-pub const REFUSALS_MAX: u32 = 16;
-/// Blocks that may wait for the ledger before no further step is taken.
-pub const BLOCKS_WAITING: u32 = 4;
-/// WebSocket close code: the messages are not what the protocol says.
-pub const CLOSE_REFUSED: u16 = 1008;
-/// WebSocket close code: the pod shuts down, connect elsewhere.
-pub const CLOSE_DRAIN: u16 = 1012;
+use crate::generate::StepOutput;
+pub use events::{
+    Action, BLOCKS_WAITING, CLOSE_DRAIN, CLOSE_REFUSED, Event, Job, REFUSALS_MAX, Served,
+    Unprepared,
+};
 
 /// When a refused request may come again, in milliseconds.
 const RETRY_BUSY: u32 = 500;
 const RETRY_LATER: u32 = 2_000;
-
-/// What a link is told about the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Served {
-    /// What stands in the first receipt of each answer.
-    pub identity: ModelIdentity,
-    /// Tokens that a prompt and its answer may have together.
-    pub context_limit: usize,
-}
-
-/// What a generator is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// The prompt.
-    pub tokens: Vec<u32>,
-    /// How to answer it.
-    pub params: Params,
-}
-
-/// Why the session could not be read for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unprepared {
-    /// Another link of the session has an answer under way in this pod.
-    Busy,
-    /// The ledger does not answer, or does not know the session.
-    Ledger,
-}
-
-/// What happens to a link.
-#[derive(Debug)]
-pub enum Event {
-    /// A binary message came. (A text message is an empty one: no frame either.)
-    Message(Vec<u8>),
-    /// The answer to `Prepare`: the session is this link's until `Release`, and the ledger holds this of it.
-    Prepared(Box<Evidence>),
-    /// The answer to `Prepare`: it could not be done.
-    Unprepared(Unprepared),
-    /// The answer to `Encode`; `None` if the model's template or tokenizer refuses the prompt.
-    Encoded(Option<Vec<u32>>),
-    /// The job waits, and this many are before it.
-    Queued {
-        /// Jobs before this one.
-        position: u32,
-        /// Estimated time until it starts, in milliseconds; 0 if unknown.
-        eta_ms: u32,
-    },
-    /// The job was not taken.
-    Rejected {
-        /// Why.
-        code: EndCode,
-        /// When to try again.
-        retry_after_ms: u32,
-    },
-    /// Computing begins.
-    Started,
-    /// The engine made a token.
-    Step(StepOutput),
-    /// The engine failed; no further step follows.
-    Failed,
-    /// The oldest block that was handed over is durable.
-    Appended,
-    /// The oldest block that was handed over is lost, and those after it.
-    AppendFailed,
-    /// The time of [`LinkSession::deadline`] has come.
-    Tick,
-    /// The connection is gone.
-    Closed,
-    /// Finish what is computed, begin nothing new.
-    Drain,
-    /// Break off what is computed.
-    Interrupt,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Action {
-    /// Send a frame.
-    Send(Vec<u8>),
-    /// Reserve the session in this pod, then read it from the ledger.
-    Prepare,
-    /// Turn a prompt into tokens.
-    Encode {
-        /// The prompt.
-        prompt: String,
-    },
-    /// Make an answer.
-    Generate(Job),
-    /// Stop making it.
-    Cancel,
-    /// Append a block to the session.
-    Append(Block),
-    /// Give the session free.
-    Release {
-        /// How the request ended.
-        status: EndStatus,
-        /// Why.
-        code: EndCode,
-    },
-    /// Count a refused message or request under this reason.
-    Refused(&'static str),
-    /// Log an error; it holds nothing private.
-    Log(String),
-    /// Send what is to be sent, then close the connection with this code.
-    Close(u16),
-}
 
 /// A request that waits for its turn.
 struct Waiting {
@@ -314,15 +206,15 @@ impl LinkSession {
             Err(error) => {
                 let id = request_id(document).ok_or("document")?;
                 out.push(Action::Log(format!("request {id} refused: {error}")));
-                self.send_refusal(id, EndCode::BundleInvalid, None, out);
+                self.turn_away(id, EndCode::BundleInvalid, None, out);
                 return Ok(());
             }
         };
         let id = request.request_id;
         if self.is_busy() {
-            self.send_refusal(id, EndCode::Busy, Some(RETRY_BUSY), out);
+            self.turn_away(id, EndCode::Busy, Some(RETRY_BUSY), out);
         } else if self.draining {
-            self.send_refusal(id, EndCode::Draining, Some(RETRY_LATER), out);
+            self.turn_away(id, EndCode::Draining, Some(RETRY_LATER), out);
         } else {
             match authenticate(&self.id, &*self.keys, request) {
                 Ok(bundle) => {
@@ -331,7 +223,7 @@ impl LinkSession {
                 }
                 Err(error) => {
                     out.push(Action::Log(format!("request {id} refused: {error}")));
-                    self.send_refusal(id, error.code(), None, out);
+                    self.turn_away(id, error.code(), None, out);
                 }
             }
         }
@@ -352,8 +244,8 @@ impl LinkSession {
             }
             Err(error) => {
                 out.push(Action::Log(format!("request {id} refused: {error}")));
-                self.send_refusal(id, error.code(), None, out);
-                self.release(EndStatus::Refused, error.code(), out);
+                let end = EscalateEnd::bare(id, EndStatus::Refused, error.code());
+                self.conclude(&end, out);
             }
         }
     }
@@ -373,19 +265,20 @@ impl LinkSession {
         else {
             return;
         };
-        let id = accepted.request_id;
-        let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) else {
-            self.send_refusal(id, EndCode::BundleInvalid, None, out);
-            return self.release(EndStatus::Refused, EndCode::BundleInvalid, out);
-        };
         let asked = u64::from(accepted.params.max_tokens);
-        let (Ok(prompt_tokens), true) = (
-            u32::try_from(tokens.len()),
-            tokens.len() as u64 + asked <= self.served.context_limit as u64,
-        ) else {
-            self.send_refusal(id, EndCode::ContextExceeded, None, out);
-            return self.release(EndStatus::Refused, EndCode::ContextExceeded, out);
+        let limit = self.served.context_limit as u64;
+        let refusal = match &tokens {
+            None => Some(EndCode::BundleInvalid),
+            Some(tokens) if tokens.is_empty() => Some(EndCode::BundleInvalid),
+            Some(tokens) if tokens.len() as u64 + asked > limit => Some(EndCode::ContextExceeded),
+            Some(_) => None,
         };
+        if let Some(code) = refusal {
+            let end = EscalateEnd::bare(accepted.request_id, EndStatus::Refused, code);
+            return self.conclude(&end, out);
+        }
+        let tokens = tokens.unwrap_or_default();
+        let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         let params = accepted.params.clone();
         self.work = Work::Waiting(Box::new(Waiting {
             accepted: *accepted,
@@ -520,8 +413,7 @@ impl LinkSession {
         let Work::Sealing(end) = self.take_work_if(|work| matches!(work, Work::Sealing(_))) else {
             return;
         };
-        self.send_end(&end, out);
-        self.release(end.status, end.code, out);
+        self.conclude(&end, out);
     }
 
     fn append_failed(&mut self, out: &mut Vec<Action>) {
@@ -553,8 +445,8 @@ impl LinkSession {
 
     /// Forgets a request of which nothing was computed, and so nothing is written.
     fn abandon(&mut self, out: &mut Vec<Action>) {
-        self.work = Work::Idle;
-        self.release(EndStatus::Cancelled, EndCode::Cancelled, out);
+        let (status, code) = (EndStatus::Cancelled, EndCode::Cancelled);
+        self.end_bare(status, code, None, out);
     }
 
     fn drain(&mut self, out: &mut Vec<Action>) {
@@ -603,15 +495,27 @@ impl LinkSession {
         };
         let mut end = EscalateEnd::bare(request_id, status, code);
         end.retry_after_ms = retry_after_ms;
-        if status == EndStatus::Refused {
-            out.push(Action::Refused(code.name()));
-        }
-        self.send_end(&end, out);
-        self.release(status, code, out);
+        self.conclude(&end, out);
     }
 
-    /// Refuses a request that is not, or no longer, the one under way.
-    fn send_refusal(
+    /// The request is over. The session is given free before the gateway hears of it, so that its next request, on
+    /// whatever link, does not find it busy. A draining link then has nothing left to do.
+    fn conclude(&mut self, end: &EscalateEnd, out: &mut Vec<Action>) {
+        out.push(Action::Release {
+            status: end.status,
+            code: end.code,
+        });
+        if end.status == EndStatus::Refused {
+            out.push(Action::Refused(end.code.name()));
+        }
+        self.send_end(end, out);
+        if self.draining {
+            self.close_drained(out);
+        }
+    }
+
+    /// Refuses a request that was never taken up.
+    fn turn_away(
         &mut self,
         request_id: RequestId,
         code: EndCode,
@@ -622,14 +526,6 @@ impl LinkSession {
         end.retry_after_ms = retry_after_ms;
         out.push(Action::Refused(code.name()));
         self.send_end(&end, out);
-    }
-
-    /// The request is over; a draining link with nothing to do is closed.
-    fn release(&mut self, status: EndStatus, code: EndCode, out: &mut Vec<Action>) {
-        out.push(Action::Release { status, code });
-        if self.draining {
-            self.close_drained(out);
-        }
     }
 
     fn notice(&mut self, state: Progress, position: u32, eta_ms: u32, out: &mut Vec<Action>) {

@@ -25,7 +25,7 @@ const STEPS_AHEAD: usize = 4;
 pub enum Report {
     /// The job waits.
     Queued {
-        /// Jobs before it.
+        /// Jobs that have to end or start before it: 1 for the next in line.
         position: u32,
         /// Estimated time until it starts, in milliseconds; 0 if unknown.
         eta_ms: u32,
@@ -199,7 +199,7 @@ impl Shared {
         let free = self.max_active.saturating_sub(queue.active);
         for (place, queued) in queue.waiting.iter().enumerate().skip(from.max(free)) {
             let report = Report::Queued {
-                position: u32::try_from(place - free).unwrap_or(u32::MAX),
+                position: u32::try_from(place - free + 1).unwrap_or(u32::MAX),
                 eta_ms: self.estimate(queue, place - free),
             };
             // If an earlier notice still lies there, this one may be missed; the next change brings another.

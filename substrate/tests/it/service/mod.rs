@@ -1,0 +1,16 @@
+//! The pod's service half: the pure machines first, then a real server.
+
+mod answers;
+mod demo;
+mod device;
+mod edge;
+mod endings;
+mod engine;
+mod forgeries;
+mod harness;
+mod links;
+mod program;
+mod random;
+mod server;
+mod verify;
+mod workers;

@@ -1,0 +1,168 @@
+//! The program itself, as a process.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::server::soon;
+
+struct Program {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(folder: &Path, model: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_halo-substrate"))
+            .arg("--model")
+            .arg(model)
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--tenant",
+                "acme",
+                "--threads",
+                "1",
+                "--demo-root",
+            ])
+            .arg(folder.join("root"))
+            .arg("--ledger")
+            .arg(format!("sqlite:{}", folder.join("ledger.db").display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> serde_json::Value {
+        serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+    }
+
+    async fn end(&mut self) -> ExitStatus {
+        soon(async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+}
+
+fn demo_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model/model")
+}
+
+fn status(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn it_listens_loads_serves_and_ends_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), &demo_model());
+    let listening = program.line();
+    assert_eq!(listening["event"], "listening");
+    let address = listening["addr"].as_str().unwrap().to_owned();
+    assert_eq!(status(&address, "/healthz"), "200");
+    let loaded = program.line();
+    assert_eq!(loaded["event"], "loaded");
+    assert_eq!(loaded["model"], "model");
+    assert!(loaded["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(loaded["weights_sha256"].as_str().unwrap().len(), 64);
+    let own = std::fs::read(env!("CARGO_BIN_EXE_halo-substrate")).unwrap();
+    let digest = halo_receipts::ids::Hash::of(&own).to_string();
+    assert_eq!(loaded["build_sha256"], digest);
+    soon(async {
+        while status(&address, "/readyz") != "200" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let pid = program.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(program.end().await.code(), Some(0));
+    assert!(TcpStream::connect(&address).is_err());
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_is_named_and_nothing_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(demo_model()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let weights = model.join("model.safetensors");
+    let length = std::fs::metadata(&weights).unwrap().len();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&weights)
+        .unwrap();
+    file.set_len(length - 100).unwrap();
+    let mut program = Program::start(folder.path(), &model);
+    let listening = program.line();
+    assert_eq!(listening["event"], "listening");
+    let error = program.line();
+    assert_eq!(error["event"], "error");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("model.safetensors") && message.contains("truncated"),
+        "{message}"
+    );
+    assert_eq!(program.end().await.code(), Some(1));
+    assert!(TcpStream::connect(listening["addr"].as_str().unwrap()).is_err());
+}
+
+#[test]
+fn wrong_flags_end_with_two() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_halo-substrate"))
+            .args(arguments)
+            .output();
+        let output = output.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, text) = run(&["--model", "m", "--tenant", "acme", "--ledger", "sqlite:l"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--root"), "{text}");
+    let (code, text) = run(&[
+        "--model", "m", "--tenant", "Acme", "--ledger", "sqlite:l", "--root", "r",
+    ]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("tenant id"), "{text}");
+}
