@@ -71,7 +71,7 @@ enum Refusal {
     Session,
     /// Another epoch is the session's last.
     Epoch,
-    /// The link's number was used before.
+    /// The link's number was used before; the next one may be free.
     Taken,
     /// The ledger does not answer.
     Ledger,
@@ -90,7 +90,7 @@ impl Refusal {
             Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Refusal::Links => (StatusCode::SERVICE_UNAVAILABLE, "links"),
             Refusal::Session => (StatusCode::NOT_FOUND, "session"),
-            Refusal::Epoch => (StatusCode::CONFLICT, "epoch"),
+            Refusal::Epoch => (StatusCode::NOT_FOUND, "epoch"),
             Refusal::Taken => (StatusCode::CONFLICT, "taken"),
             Refusal::Ledger => (StatusCode::SERVICE_UNAVAILABLE, "ledger"),
             Refusal::Random => (StatusCode::SERVICE_UNAVAILABLE, "random"),

