@@ -5,10 +5,12 @@
 //! programs `halo-tier0` and `halo-tier1`, the tables in the tests and a simulation all drive the same code.
 
 pub mod counters;
-pub mod draw;
+mod draw;
+pub mod edge;
 pub mod tier0;
 pub mod tier1;
 
+use halo_receipts::messages::CaptureKind;
 use halo_receipts::time::Timestamp;
 
 /// The longest capture that a sensor sends and a phone takes: about 65 s of sound, or a large picture.
@@ -25,4 +27,13 @@ pub(crate) fn after(time: Timestamp, milliseconds: u64) -> Timestamp {
 /// Milliseconds from `earlier` to `later`; 0 if it is not later.
 pub(crate) fn elapsed_ms(earlier: Timestamp, later: Timestamp) -> u64 {
     later.micros().saturating_sub(earlier.micros()) / 1000
+}
+
+/// What a capture is called in JSON lines.
+pub(crate) fn kind_name(kind: CaptureKind) -> &'static str {
+    match kind {
+        CaptureKind::Audio => "audio",
+        CaptureKind::Image => "image",
+        CaptureKind::Gesture => "gesture",
+    }
 }

@@ -232,6 +232,12 @@ impl Sensor {
         self.last_epoch
     }
 
+    /// The memory that holds TIER_KEY\[0\], for tests that prove what stands in it.
+    #[cfg(test)]
+    pub(super) fn key_memory(&self) -> &[u8; 32] {
+        self.key.memory()
+    }
+
     /// How many captures the phone has not accepted yet.
     pub fn unsent(&self) -> usize {
         self.queue.len() + usize::from(self.sending.is_some())

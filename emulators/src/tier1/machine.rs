@@ -10,13 +10,11 @@ use std::collections::VecDeque;
 use halo_receipts::documents::Sampling;
 use halo_receipts::ids::{DeviceId, ReceiptId, RequestId, SessionId, TenantId};
 use halo_receipts::keys::{DeviceKey, PairingKey};
-use halo_receipts::messages::CaptureKind;
 use halo_receipts::payload::Decision;
 use halo_receipts::time::Timestamp;
 
 pub use crate::tier1::capture::Media;
 
-use crate::after;
 use crate::counters::Refusals;
 use crate::draw::Draw;
 use crate::tier1::answer::Answer;
@@ -27,6 +25,7 @@ use crate::tier1::local::Facts;
 use crate::tier1::report::Report;
 use crate::tier1::requests::InFlight;
 use crate::tier1::session::Session;
+use crate::{after, kind_name};
 
 /// Who the phone is and how it works.
 pub struct Config {
@@ -381,11 +380,7 @@ fn captured(media: &Media, receipt: &halo_receipts::receipt::Receipt, frames: u3
     Report::CaptureVerified {
         receipt_id: media.receipt_id,
         parent: receipt.body.parent.map(|parent| parent.id),
-        kind: match media.kind {
-            CaptureKind::Audio => "audio",
-            CaptureKind::Image => "image",
-            CaptureKind::Gesture => "gesture",
-        },
+        kind: kind_name(media.kind),
         frames,
         bytes: u32::try_from(media.bytes.len()).unwrap_or(u32::MAX),
         sha256: receipt.body.event_payload_hash,

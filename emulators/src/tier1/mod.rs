@@ -1,9 +1,11 @@
-//! Tier 1: the orchestrator. `machine` decides, with the parts of one decision in modules of their own; the others connect
-//! it to the sensor, the gateway and the classifier.
+//! Tier 1: the orchestrator. `machine` decides, with the parts of one decision in modules of their own; `serve` and what it
+//! uses connect it to the sensor, the gateway and the classifier.
 
 mod answer;
 mod capture;
+pub mod classifier;
 pub mod classify;
+pub mod client;
 mod gateway;
 pub mod local;
 pub mod machine;
@@ -11,4 +13,6 @@ mod outbox;
 pub mod report;
 mod requests;
 mod routing;
+pub mod serve;
 mod session;
+pub mod transcribe;

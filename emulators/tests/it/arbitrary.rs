@@ -11,7 +11,9 @@ use crate::world::{World, audio, config, start_time};
 
 /// Anything, but often something that begins like a frame.
 fn message() -> impl Strategy<Value = Vec<u8>> {
-    let types = prop::sample::select(vec![0x10u8, 0x20, 0x40, 0x50, 0x60, 0x61, 0x62, 0x70, 0x71, 0x80, 0x81]);
+    let types = prop::sample::select(vec![
+        0x10u8, 0x20, 0x40, 0x50, 0x60, 0x61, 0x62, 0x70, 0x71, 0x80, 0x81,
+    ]);
     prop_oneof![
         vec(any::<u8>(), 0..300),
         (types, vec(any::<u8>(), 40..238)).prop_map(|(typ, rest)| [&[1, typ][..], &rest].concat()),

@@ -108,6 +108,11 @@ impl FakeGateway {
         }
     }
 
+    /// Goes on under another root.
+    pub fn root(&mut self, byte: u8) {
+        self.keys = RootKeys::new(RootSecret::new(vec![byte; 32]).unwrap(), 2, true);
+    }
+
     pub fn device_key(&self) -> DeviceKey {
         self.keys.device_key(&tenant(), &device(), 1).unwrap()
     }
@@ -136,7 +141,10 @@ impl FakeGateway {
             return (401, Vec::new());
         }
         self.nonces.push(nonce);
-        let known = self.sessions.iter_mut().find(|(id, _)| epochs_path(id) == path);
+        let known = self
+            .sessions
+            .iter_mut()
+            .find(|(id, _)| epochs_path(id) == path);
         let (session, epoch) = match known {
             Some((id, held)) => {
                 held.epoch = Epoch::next(Some(held.epoch), self.now.seconds()).unwrap();
@@ -177,9 +185,17 @@ impl FakeGateway {
     }
 
     pub fn connect(&mut self, path: &str, signature: &str) -> bool {
-        let found = self.sessions.iter().find(|(id, held)| stream_path(id, held.epoch) == path);
-        let Some((&session, held)) = found else { return false };
-        let keys = self.keys.session_key(&tenant(), &session, held.epoch).unwrap();
+        let found = self
+            .sessions
+            .iter()
+            .find(|(id, held)| stream_path(id, held.epoch) == path);
+        let Some((&session, held)) = found else {
+            return false;
+        };
+        let keys = self
+            .keys
+            .session_key(&tenant(), &session, held.epoch)
+            .unwrap();
         let key = keys.tier_key(Tier::Orchestrator);
         if !signature_is_valid(&key, "GET", path, b"", signature.as_bytes()) {
             return false;
@@ -198,8 +214,12 @@ impl FakeGateway {
 
     /// Takes one message; returns the frames of the answer. A refused frame is passed over.
     pub fn message(&mut self, message: &[u8]) -> Vec<Vec<u8>> {
-        let Some(connection) = &mut self.connection else { return Vec::new() };
-        let Ok(frame) = connection.link.receive(message) else { return Vec::new() };
+        let Some(connection) = &mut self.connection else {
+            return Vec::new();
+        };
+        let Ok(frame) = connection.link.receive(message) else {
+            return Vec::new();
+        };
         assert_eq!(frame.typ, FrameType::EscalateRequest);
         match connection.request.push(frame.payload).unwrap() {
             None => Vec::new(),
@@ -210,13 +230,18 @@ impl FakeGateway {
     fn end_frames(&mut self, json: &[u8]) -> Vec<Vec<u8>> {
         let link = &mut self.connection.as_mut().unwrap().link;
         let pieces = split(json, END_MAX).unwrap();
-        pieces.iter().map(|piece| link.send(FrameType::EscalateEnd, piece).unwrap()).collect()
+        pieces
+            .iter()
+            .map(|piece| link.send(FrameType::EscalateEnd, piece).unwrap())
+            .collect()
     }
 
     fn token_frames(&mut self, tokens: &[Token]) -> Vec<Vec<u8>> {
         let link = &mut self.connection.as_mut().unwrap().link;
         let frames = tokens.iter().map(|token| token.encode().unwrap());
-        frames.map(|payload| link.send(FrameType::EscalateToken, &payload).unwrap()).collect()
+        frames
+            .map(|payload| link.send(FrameType::EscalateToken, &payload).unwrap())
+            .collect()
     }
 
     fn request(&mut self, request: EscalateRequest) -> Vec<Vec<u8>> {
@@ -226,7 +251,10 @@ impl FakeGateway {
         }
         if !self.faults.refuse.is_empty() {
             let (status, code, retry_after_ms) = self.faults.refuse.remove(0);
-            let end = EscalateEnd { retry_after_ms, ..EscalateEnd::bare(request.request_id, status, code) };
+            let end = EscalateEnd {
+                retry_after_ms,
+                ..EscalateEnd::bare(request.request_id, status, code)
+            };
             return self.end_frames(&end.to_json().unwrap());
         }
         let session = self.connection.as_ref().unwrap().session;
@@ -262,12 +290,21 @@ impl FakeGateway {
                 assert_eq!(there.receipt, *receipt, "the same receipt again");
                 continue;
             }
-            let keys = self.keys.session_key(&tenant(), &session, receipt.body.session_epoch).unwrap();
-            assert!(receipt.verify(&keys.tier_key(receipt.body.tier)), "signed by its tier");
+            let keys = self
+                .keys
+                .session_key(&tenant(), &session, receipt.body.session_epoch)
+                .unwrap();
+            assert!(
+                receipt.verify(&keys.tier_key(receipt.body.tier)),
+                "signed by its tier"
+            );
             let payload = payload.as_ref().map(|raw| raw.get().as_bytes().to_vec());
             let event = Payload::read(&receipt.body, payload.as_deref()).unwrap();
             held.chain.accept(receipt, &event).unwrap();
-            held.device.push(Stored { receipt: receipt.clone(), payload });
+            held.device.push(Stored {
+                receipt: receipt.clone(),
+                payload,
+            });
         }
     }
 
@@ -275,26 +312,47 @@ impl FakeGateway {
         let routing = request.receipts.last().unwrap().clone();
         let raw = request.payloads.last().unwrap().as_ref().unwrap();
         let event = Payload::read(&routing.body, Some(raw.get().as_bytes())).unwrap();
-        let Payload::Routing(decision) = event else { panic!("the last one is a routing receipt") };
+        let Payload::Routing(decision) = event else {
+            panic!("the last one is a routing receipt")
+        };
         assert_eq!(decision.decision, Decision::Escalate);
         assert_eq!(decision.request_id, Some(request.request_id));
-        let keys = self.keys.session_key(&tenant(), &session, routing.body.session_epoch).unwrap();
+        let keys = self
+            .keys
+            .session_key(&tenant(), &session, routing.body.session_epoch)
+            .unwrap();
         if self.content == ContentPolicy::Sealed {
             let key = keys.tier_key(Tier::Orchestrator).payload_key();
-            let content: RoutingContent =
-                decision.private().unwrap().open(&key, &routing.body.receipt_id).unwrap();
+            let content: RoutingContent = decision
+                .private()
+                .unwrap()
+                .open(&key, &routing.body.receipt_id)
+                .unwrap();
             assert_eq!(content.prompt_sha256, Hash::of(request.prompt.as_bytes()));
         }
         let epoch = self.sessions[&session].epoch;
-        let key = self.keys.session_key(&tenant(), &session, epoch).unwrap().tier_key(Tier::Substrate);
+        let key = self
+            .keys
+            .session_key(&tenant(), &session, epoch)
+            .unwrap()
+            .tier_key(Tier::Substrate);
         let (content, payload_key) = (self.content, key.payload_key());
         let steps = self.faults.interrupt_after.take();
-        let status = if steps.is_some() { AnswerStatus::Interrupted } else { AnswerStatus::Ok };
-        let words: Vec<&str> = self.words.iter().copied().take(steps.unwrap_or(usize::MAX)).collect();
+        let status = if steps.is_some() {
+            AnswerStatus::Interrupted
+        } else {
+            AnswerStatus::Ok
+        };
+        let words: Vec<&str> = self
+            .words
+            .iter()
+            .copied()
+            .take(steps.unwrap_or(usize::MAX))
+            .collect();
         let first = self.sessions[&session].substrate.len() as u32;
         let (mut parent, mut last) = (routing.as_parent(), routing.as_parent());
         let (mut leaves, mut ids, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-        let mut write = |this: &mut Self, id: [u8; 16], kind, parent: Parent, payload: Vec<u8>| {
+        let write = |this: &mut Self, id: [u8; 16], kind, parent: Parent, payload: Vec<u8>| {
             let receipt = Unsigned {
                 event_payload_hash: Hash::of(&payload),
                 parent: Some(parent),
@@ -310,18 +368,36 @@ impl FakeGateway {
             let event = Payload::read(&receipt.body, Some(&payload)).unwrap();
             let held = this.sessions.get_mut(&session).unwrap();
             held.chain.insert(&receipt, &event);
-            held.substrate.push(Stored { receipt: receipt.clone(), payload: Some(payload) });
+            held.substrate.push(Stored {
+                receipt: receipt.clone(),
+                payload: Some(payload),
+            });
             receipt
         };
         for (step, word) in (0..).zip(&words) {
             let mut experts = ExpertSet::new(2, 8);
             experts.insert(0, step as usize % 8);
-            let load = ExpertLoad { v: V1, step, experts, loaded: None, model: None };
+            let load = ExpertLoad {
+                v: V1,
+                step,
+                experts,
+                loaded: None,
+                model: None,
+            };
             let id = self.id();
-            let load = write(self, id, ReceiptKind::ExpertLoad, parent, to_canonical(&load).unwrap());
+            let load = write(
+                self,
+                id,
+                ReceiptKind::ExpertLoad,
+                parent,
+                to_canonical(&load).unwrap(),
+            );
             parent = load.as_parent();
             let id = self.id();
-            let content_of = TokenContent { token_id: step, text: (*word).to_owned() };
+            let content_of = TokenContent {
+                token_id: step,
+                text: (*word).to_owned(),
+            };
             let receipt_id = ReceiptId::from_random(id);
             let private = Private::new(&content_of, content, &payload_key, &receipt_id).unwrap();
             let emit = to_canonical(&TokenEmit::new(step, private)).unwrap();
@@ -340,7 +416,12 @@ impl FakeGateway {
         let mut seal = SubstrateSeal {
             request_id: request.request_id,
             status,
-            finish: if status == AnswerStatus::Ok { "stop" } else { "lost" }.to_owned(),
+            finish: if status == AnswerStatus::Ok {
+                "stop"
+            } else {
+                "lost"
+            }
+            .to_owned(),
             model: "fake-moe".to_owned(),
             prompt_tokens: 9,
             completion_tokens: words.len() as u32,
@@ -354,7 +435,10 @@ impl FakeGateway {
             forge(&mut seal);
         }
         let id = self.id();
-        let output = AnswerContent { output_sha256: Hash::of(words.concat().as_bytes()), output: None };
+        let output = AnswerContent {
+            output_sha256: Hash::of(words.concat().as_bytes()),
+            output: None,
+        };
         let private =
             Private::new(&output, content, &payload_key, &ReceiptId::from_random(id)).unwrap();
         let payload = to_canonical(&SubstrateResponse::new(seal, private)).unwrap();
@@ -370,7 +454,8 @@ impl FakeGateway {
         };
         let end = end.to_json().unwrap();
         let held = self.sessions.get_mut(&session).unwrap();
-        (held.tokens, held.end, held.request) = (tokens.clone(), Some(end.clone()), Some(request.request_id));
+        (held.tokens, held.end, held.request) =
+            (tokens.clone(), Some(end.clone()), Some(request.request_id));
         match self.faults.cut_after.take() {
             Some(count) => self.token_frames(&tokens[..count]),
             None => {
@@ -393,14 +478,20 @@ impl FakeGateway {
             sealed = false;
             kinds.push(match event {
                 Payload::Capture => "capture".to_owned(),
-                Payload::Routing(routing) => {
-                    serde_json::to_value(routing.decision).unwrap().as_str().unwrap().to_owned()
-                }
+                Payload::Routing(routing) => serde_json::to_value(routing.decision)
+                    .unwrap()
+                    .as_str()
+                    .unwrap()
+                    .to_owned(),
                 Payload::OrchestratorResponse(seal) => {
                     let substrate = seal.substrate_receipts as usize;
                     let leaves = held.device[..at].iter().chain(&held.substrate[..substrate]);
                     let leaves: Vec<Hash> = leaves.map(|stored| stored.receipt.hash()).collect();
-                    assert_eq!(seal.root, merkle::root(&leaves), "the seal covers what came before");
+                    assert_eq!(
+                        seal.root,
+                        merkle::root(&leaves),
+                        "the seal covers what came before"
+                    );
                     assert_eq!(seal.device_receipts as usize, at);
                     sealed = at + 1 == held.device.len() && substrate == held.substrate.len();
                     "sealed".to_owned()

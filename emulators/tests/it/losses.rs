@@ -11,7 +11,11 @@ fn cut(nth: usize) -> Option<Box<dyn FnMut(&[u8]) -> Fate>> {
     let mut seen = 0;
     Some(Box::new(move |_| {
         seen += 1;
-        if seen == nth + 1 { Fate::Cut } else { Fate::Deliver }
+        if seen == nth + 1 {
+            Fate::Cut
+        } else {
+            Fate::Deliver
+        }
     }))
 }
 
@@ -21,7 +25,9 @@ fn every_message_is_the_last_one_once() {
     for way in 0..4 {
         for nth in 0..40 {
             let mut world = World::new(nth as u64);
-            world.transcripts.extend([QUESTION.to_owned(), QUESTION.to_owned()]);
+            world
+                .transcripts
+                .extend([QUESTION.to_owned(), QUESTION.to_owned()]);
             world.hooks[way] = cut(nth);
             world.capture(audio(900));
             world.capture(audio(900));
@@ -32,7 +38,10 @@ fn every_message_is_the_last_one_once() {
             assert_eq!(world.gateway.order.len(), 1, "{note}");
             // Text that was on its way to the sensor may be lost with its connection, but not with the gateway's.
             if way >= 2 {
-                let answers = world.display.matches("Your model and keys stay yours.").count();
+                let answers = world
+                    .display
+                    .matches("Your model and keys stay yours.")
+                    .count();
                 assert_eq!(answers, world.count("answer"), "{note}");
                 assert!(answers >= 1, "{note}");
             }
@@ -47,12 +56,17 @@ fn an_answer_is_resumed_where_it_broke() {
         world.gateway.faults.cut_after = Some(count);
         world.transcripts.push_back(QUESTION.to_owned());
         world.capture(audio(900));
-        world.settle_until(|world| world.count("token") == count && world.gateway.requests.len() == 1);
+        world.settle_until(|world| {
+            world.count("token") == count && world.gateway.requests.len() == 1
+        });
         world.cut_gateway();
         world.settle();
         assert_eq!(world.display, "Your model and keys stay yours.\n");
         let operations: Vec<Operation> = world.gateway.requests.iter().map(|(op, _)| *op).collect();
-        assert_eq!(operations, [Operation::Infer, Operation::Resume, Operation::Record]);
+        assert_eq!(
+            operations,
+            [Operation::Infer, Operation::Resume, Operation::Record]
+        );
         assert_eq!(world.count("token"), 7);
     }
 }
@@ -68,7 +82,12 @@ fn a_lost_request_is_asked_again() {
     world.cut_gateway();
     world.settle();
     let operations: Vec<Operation> = world.gateway.requests.iter().map(|(op, _)| *op).collect();
-    let expected = [Operation::Infer, Operation::Resume, Operation::Infer, Operation::Record];
+    let expected = [
+        Operation::Infer,
+        Operation::Resume,
+        Operation::Infer,
+        Operation::Record,
+    ];
     assert_eq!(operations, expected);
     assert_eq!(world.display, "Your model and keys stay yours.\n");
 }
@@ -96,13 +115,18 @@ fn local_answers_need_no_gateway() {
     world.settle();
     world.gateway_reachable = false;
     world.cut_gateway();
-    world.transcripts.push_back("Note that the dock is blocked".to_owned());
+    world
+        .transcripts
+        .push_back("Note that the dock is blocked".to_owned());
     world.capture(audio(900));
     world.settle_until(|world| world.display.contains("Noted."));
     assert_eq!(world.gateway.held().device.len(), 3);
     world.gateway_reachable = true;
     world.settle();
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-    assert_eq!(kinds, ["capture", "local", "sealed", "capture", "local", "sealed"]);
+    assert_eq!(
+        kinds,
+        ["capture", "local", "sealed", "capture", "local", "sealed"]
+    );
     assert!(sealed);
 }

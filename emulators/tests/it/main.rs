@@ -1,6 +1,7 @@
 //! The two machines together and against a fake gateway, first in memory, then over real sockets.
 
 mod arbitrary;
+mod edges;
 mod fake;
 mod losses;
 mod pair;

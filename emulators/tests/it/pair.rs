@@ -20,18 +20,33 @@ fn a_question_is_answered_and_sealed() {
         world.settle();
         assert_eq!(world.display, "Your model and keys stay yours.\n");
         assert_eq!(world.sound.len(), 3840);
-        assert_eq!(world.gateway.requests[0], (Operation::Infer, QUESTION.to_owned()));
+        assert_eq!(
+            world.gateway.requests[0],
+            (Operation::Infer, QUESTION.to_owned())
+        );
         let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
         assert_eq!(kinds, ["capture", "escalate", "sealed"]);
         assert!(sealed);
         assert_eq!(world.last("capture_verified")["frames"], 51);
         assert_eq!(world.last("capture_verified")["bytes"], 10_000);
-        assert_eq!(world.last("routed")["parent"], world.last("capture_verified")["receipt_id"]);
-        assert_eq!(world.last("answer")["text"], "Your model and keys stay yours.");
+        assert_eq!(
+            world.last("routed")["parent"],
+            world.last("capture_verified")["receipt_id"]
+        );
+        assert_eq!(
+            world.last("answer")["text"],
+            "Your model and keys stay yours."
+        );
         assert_eq!(world.last("answer")["tokens"], 7);
         assert_eq!(world.last("sealed")["receipts"], 2 + 15);
         assert_eq!(world.count("token"), 7);
-        assert_eq!((world.phone.refused().total(), world.sensor.refused().total()), (0, 0));
+        assert_eq!(
+            (
+                world.phone.refused().total(),
+                world.sensor.refused().total()
+            ),
+            (0, 0)
+        );
     }
 }
 
@@ -46,7 +61,9 @@ fn several_questions_make_one_session() {
     world.phone(tier1::Event::Ask("and in aisle ten".to_owned()));
     world.settle();
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-    let expected = ["capture", "escalate", "sealed", "capture", "escalate", "sealed", "escalate", "sealed"];
+    let expected = [
+        "capture", "escalate", "sealed", "capture", "escalate", "sealed", "escalate", "sealed",
+    ];
     assert_eq!(kinds, expected);
     assert!(sealed);
     assert_eq!(world.gateway.held().substrate.len(), 45);
@@ -70,23 +87,42 @@ fn a_local_answer_asks_nobody_but_is_on_record() {
 fn of_ambient_talk_nothing_leaves_the_phone() {
     let mut world = World::new(4);
     world.transcripts.extend(
-        ["the coffee is cold again", "we should call Bo about the marlin deal", "Halo, how many trucks are due?"]
-            .map(str::to_owned),
+        [
+            "the coffee is cold again",
+            "we should call Bo about the marlin deal",
+            "Halo, how many trucks are due?",
+        ]
+        .map(str::to_owned),
     );
     for _ in 0..3 {
         world.capture(audio(700));
     }
     world.settle();
-    assert_eq!(world.gateway.requests[0], (Operation::Infer, "how many trucks are due?".to_owned()));
-    world.transcripts.push_back("They said the marlin deal is off.".to_owned());
+    assert_eq!(
+        world.gateway.requests[0],
+        (Operation::Infer, "how many trucks are due?".to_owned())
+    );
+    world
+        .transcripts
+        .push_back("They said the marlin deal is off.".to_owned());
     world.capture(audio(700));
     world.settle();
     assert_eq!(world.gateway.requests.len(), 3);
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-    assert_eq!(kinds, ["capture", "capture", "capture", "escalate", "sealed", "capture", "local", "sealed"]);
+    assert_eq!(
+        kinds,
+        [
+            "capture", "capture", "capture", "escalate", "sealed", "capture", "local", "sealed"
+        ]
+    );
     assert!(sealed);
     let needle = b"marlin";
-    assert!(!world.sent_to_gateway.windows(needle.len()).any(|found| found == needle));
+    assert!(
+        !world
+            .sent_to_gateway
+            .windows(needle.len())
+            .any(|found| found == needle)
+    );
     // Not even sealed: the routing receipt of ambient talk has no private content.
     let ambient = world.gateway.held().device[6].payload.clone().unwrap();
     assert!(!String::from_utf8(ambient).unwrap().contains("sealed"));
@@ -97,28 +133,52 @@ fn a_picture_goes_with_the_question_about_it() {
     let mut world = World::new(5);
     world.capture(Capture::Image(vec![0xd8; 40_000]));
     world.capture(audio(900));
-    world.transcripts.push_back("Is this gauge in range?".to_owned());
+    world
+        .transcripts
+        .push_back("Is this gauge in range?".to_owned());
     world.settle();
-    assert_eq!(world.last("routed")["reason"], "question_with_picture: by_form, 1 of 1 segments");
+    assert_eq!(
+        world.last("routed")["reason"],
+        "question_with_picture: by_form, 1 of 1 segments"
+    );
     world.capture(Capture::Gesture(Gesture::DoubleTap));
     world.settle();
     assert_eq!(world.last("capture_verified")["bytes"], 9);
     assert_eq!(world.last("routed")["reason"], "gesture_without_words");
     let (kinds, _) = world.gateway.audit(&world.gateway.order[0]);
-    assert_eq!(kinds, ["capture", "capture", "escalate", "sealed", "capture", "local", "sealed"]);
+    assert_eq!(
+        kinds,
+        [
+            "capture", "capture", "escalate", "sealed", "capture", "local", "sealed"
+        ]
+    );
 }
 
 #[test]
 fn many_captures_are_recorded_in_several_requests() {
     let mut world = World::new(6);
     for _ in 0..150 {
-        world.transcripts.push_back("where is the wrench?".to_owned());
+        world
+            .transcripts
+            .push_back("where is the wrench?".to_owned());
         world.capture(audio(20));
     }
     world.settle();
     let operations: Vec<Operation> = world.gateway.requests.iter().map(|(op, _)| *op).collect();
-    assert_eq!(operations.iter().filter(|op| **op == Operation::Infer).count(), 1);
-    assert!(operations.iter().filter(|op| **op == Operation::Record).count() >= 2);
+    assert_eq!(
+        operations
+            .iter()
+            .filter(|op| **op == Operation::Infer)
+            .count(),
+        1
+    );
+    assert!(
+        operations
+            .iter()
+            .filter(|op| **op == Operation::Record)
+            .count()
+            >= 2
+    );
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
     assert_eq!((kinds.len(), sealed), (152, true));
 }
@@ -127,11 +187,20 @@ fn many_captures_are_recorded_in_several_requests() {
 fn a_low_battery_slows_the_display_down() {
     let mut world = World::new(7);
     world.sensor(Event::Battery(BATTERY_LOW - 1));
-    world.transcripts.push_back("how is the battery?".to_owned());
+    world
+        .transcripts
+        .push_back("how is the battery?".to_owned());
     world.capture(audio(300));
     world.settle();
-    assert!(world.display.ends_with("the glasses are low.\n"), "{}", world.display);
-    let pleas = world.sensor_log.iter().filter(|action| matches!(action, Action::Send(m) if m[1] == 0x50));
+    assert!(
+        world.display.ends_with("the glasses are low.\n"),
+        "{}",
+        world.display
+    );
+    let pleas = world
+        .sensor_log
+        .iter()
+        .filter(|action| matches!(action, Action::Send(m) if m[1] == 0x50));
     assert_eq!(pleas.count(), 1);
 }
 
@@ -154,9 +223,18 @@ fn a_busy_substrate_is_asked_again_and_a_full_context_is_not() {
     world.transcripts.push_back(QUESTION.to_owned());
     world.capture(audio(300));
     world.settle();
-    assert_eq!(world.display, "The substrate did not answer: context exceeded.\n");
+    assert_eq!(
+        world.display,
+        "The substrate did not answer: context exceeded.\n"
+    );
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-    assert_eq!((kinds, sealed), (vec!["capture".into(), "escalate".into(), "sealed".into()], true));
+    assert_eq!(
+        (kinds, sealed),
+        (
+            vec!["capture".into(), "escalate".into(), "sealed".into()],
+            true
+        )
+    );
 }
 
 #[test]

@@ -23,7 +23,9 @@ fn flip(nth: usize, byte: usize, bit: u8) -> Option<Box<dyn FnMut(&[u8]) -> Fate
 }
 
 fn ask(world: &mut World) {
-    world.transcripts.push_back("What is sovereign inference?".to_owned());
+    world
+        .transcripts
+        .push_back("What is sovereign inference?".to_owned());
     world.capture(audio(1000));
 }
 
@@ -39,13 +41,20 @@ fn every_frame_and_every_field_of_it() {
             let note = format!("frame {nth}, byte {byte}");
             assert_eq!(world.count("chain_broken"), 1, "{note}");
             assert_eq!(world.last("chain_broken")["first_bad"], nth, "{note}");
-            let wiped = world.sensor_log.iter().filter(|action| matches!(action, Action::KeyWiped));
+            let wiped = world
+                .sensor_log
+                .iter()
+                .filter(|action| matches!(action, Action::KeyWiped));
             assert_eq!(wiped.count(), 1, "{note}");
             let expected = format!("{ALERT}{READY}Your model and keys stay yours.\n");
             assert_eq!(world.display, expected, "{note}");
             // The break stands first, and the capture of the second try follows it.
             let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-            assert_eq!(kinds, ["verification_failed", "capture", "escalate", "sealed"], "{note}");
+            assert_eq!(
+                kinds,
+                ["verification_failed", "capture", "escalate", "sealed"],
+                "{note}"
+            );
             assert!(sealed, "{note}");
             assert_eq!(world.count("capture_verified"), 1, "{note}");
         }
@@ -62,14 +71,31 @@ fn a_break_follows_the_last_good_receipt() {
     ask(&mut world);
     world.settle();
     let (kinds, sealed) = world.gateway.audit(&world.gateway.order[0]);
-    let expected = ["capture", "escalate", "sealed", "verification_failed", "capture", "escalate", "sealed"];
+    let expected = [
+        "capture",
+        "escalate",
+        "sealed",
+        "verification_failed",
+        "capture",
+        "escalate",
+        "sealed",
+    ];
     assert_eq!(kinds, expected);
     assert!(sealed);
     let held = &world.gateway.held().device;
-    assert_eq!(held[3].receipt.body.parent, Some(held[2].receipt.as_parent()));
-    assert_eq!(held[4].receipt.body.parent, Some(held[3].receipt.as_parent()));
+    assert_eq!(
+        held[3].receipt.body.parent,
+        Some(held[2].receipt.as_parent())
+    );
+    assert_eq!(
+        held[4].receipt.body.parent,
+        Some(held[3].receipt.as_parent())
+    );
     assert!(held[3].receipt.body.session_epoch > held[2].receipt.body.session_epoch);
-    assert_eq!(world.last("relinked")["parent"], held[2].receipt.body.receipt_id.to_string());
+    assert_eq!(
+        world.last("relinked")["parent"],
+        held[2].receipt.body.receipt_id.to_string()
+    );
 }
 
 /// A picture in which one byte is flipped in flight, as the demo does it.
@@ -93,7 +119,10 @@ fn frames_on_their_way_to_the_sensor() {
             ask(&mut world);
             world.hooks[1] = flip(nth, byte, 2);
             world.settle();
-            assert!(world.sensor.refused().total() >= 1, "frame {nth}, byte {byte}");
+            assert!(
+                world.sensor.refused().total() >= 1,
+                "frame {nth}, byte {byte}"
+            );
             assert!(world.gateway.audit(&world.gateway.order[0]).1);
         }
     }
@@ -112,13 +141,20 @@ fn frames_of_the_gateway() {
                 let mut change = flip(nth, 40, 5).unwrap();
                 world.hooks[2] = Some(Box::new(move |message| {
                     seen += 1;
-                    if seen == nth + 2 { Fate::Cut } else { change(message) }
+                    if seen == nth + 2 {
+                        Fate::Cut
+                    } else {
+                        change(message)
+                    }
                 }));
                 world.hooks[3] = None;
             }
             world.settle();
             let display = world.display.replace('\n', "");
-            assert_eq!(display, "Your model and keys stay yours.", "way {hook}, frame {nth}");
+            assert_eq!(
+                display, "Your model and keys stay yours.",
+                "way {hook}, frame {nth}"
+            );
             assert!(world.gateway.audit(&world.gateway.order[0]).1);
         }
     }
@@ -132,7 +168,10 @@ fn a_seal_that_does_not_fit() {
         (|seal| seal.receipts -= 2, "count"),
         (|seal| seal.first += 1, "count"),
         (|seal| seal.ids = None, "parent"),
-        (|seal| seal.request_id = halo_receipts::ids::RequestId::from_random([1; 16]), "request"),
+        (
+            |seal| seal.request_id = halo_receipts::ids::RequestId::from_random([1; 16]),
+            "request",
+        ),
     ];
     for (forge, reason) in forgeries {
         let mut world = World::new(3);

@@ -125,7 +125,9 @@ impl World {
     pub fn cut_gateway(&mut self) {
         if self.gateway_up {
             self.drop_gateway();
-            self.phone(tier1::Event::GatewayLost { cause: "cut".to_owned() });
+            self.phone(tier1::Event::GatewayLost {
+                cause: "cut".to_owned(),
+            });
         }
     }
 
@@ -148,7 +150,9 @@ impl World {
                 tier0::Action::Show(text) => self.display.push_str(text),
                 tier0::Action::Play(sound) => self.sound.extend_from_slice(sound),
                 tier0::Action::Alert { .. } => self.display.push_str(tier0::ALERT),
-                tier0::Action::Linked { after_alert: true, .. } => self.display.push_str(tier0::READY),
+                tier0::Action::Linked {
+                    after_alert: true, ..
+                } => self.display.push_str(tier0::READY),
                 tier0::Action::Disconnect => {
                     self.sensor_log.push(action);
                     return self.cut_sensor();
@@ -169,9 +173,15 @@ impl World {
                     self.to_gateway.push_back(message);
                 }
                 tier1::Action::Post { .. } if !self.gateway_reachable => {
-                    self.phone(tier1::Event::PostFailed { cause: "unreachable".to_owned() });
+                    self.phone(tier1::Event::PostFailed {
+                        cause: "unreachable".to_owned(),
+                    });
                 }
-                tier1::Action::Post { path, signature, body } => {
+                tier1::Action::Post {
+                    path,
+                    signature,
+                    body,
+                } => {
                     self.gateway.now = self.now;
                     let (status, body) = self.gateway.post(&path, &signature, &body);
                     self.phone(tier1::Event::Posted { status, body });
@@ -180,22 +190,36 @@ impl World {
                     self.gateway_up = self.gateway.connect(&path, &signature);
                     self.phone(match self.gateway_up {
                         true => tier1::Event::GatewayConnected,
-                        false => tier1::Event::GatewayLost { cause: "refused".to_owned() },
+                        false => tier1::Event::GatewayLost {
+                            cause: "refused".to_owned(),
+                        },
                     });
                 }
                 tier1::Action::CloseGateway => self.drop_gateway(),
-                tier1::Action::Understand { utterance, media, typed } => {
-                    let mut heard = Heard { typed: typed.is_some(), ..Heard::default() };
+                tier1::Action::Understand {
+                    utterance,
+                    media,
+                    typed,
+                } => {
+                    let mut heard = Heard {
+                        typed: typed.is_some(),
+                        ..Heard::default()
+                    };
                     heard.segments.extend(typed);
                     for media in media {
                         match media.kind {
-                            CaptureKind::Audio => heard.segments.extend(self.transcripts.pop_front()),
+                            CaptureKind::Audio => {
+                                heard.segments.extend(self.transcripts.pop_front())
+                            }
                             CaptureKind::Image => heard.images += 1,
                             CaptureKind::Gesture => heard.gestures += 1,
                         }
                     }
                     let understanding = classify::by_rules(&heard);
-                    self.phone(tier1::Event::Understood { utterance, understanding });
+                    self.phone(tier1::Event::Understood {
+                        utterance,
+                        understanding,
+                    });
                 }
                 tier1::Action::Report(report) => self.reports.push(report),
                 tier1::Action::Stop => self.stopped = true,
@@ -206,10 +230,22 @@ impl World {
     /// Delivers one message; false if none waits.
     fn deliver(&mut self) -> bool {
         self.gateway.now = self.now;
-        let queues = [&mut self.to_phone, &mut self.to_sensor, &mut self.to_gateway, &mut self.from_gateway];
-        let found = queues.into_iter().enumerate().find_map(|(at, queue)| Some((at, queue.pop_front()?)));
-        let Some((at, message)) = found else { return false };
-        let fate = self.hooks[at].as_mut().map_or(Fate::Deliver, |hook| hook(&message));
+        let queues = [
+            &mut self.to_phone,
+            &mut self.to_sensor,
+            &mut self.to_gateway,
+            &mut self.from_gateway,
+        ];
+        let found = queues
+            .into_iter()
+            .enumerate()
+            .find_map(|(at, queue)| Some((at, queue.pop_front()?)));
+        let Some((at, message)) = found else {
+            return false;
+        };
+        let fate = self.hooks[at]
+            .as_mut()
+            .map_or(Fate::Deliver, |hook| hook(&message));
         let message = match fate {
             Fate::Deliver => message,
             Fate::Change(message) => message,
@@ -255,7 +291,10 @@ impl World {
             if done(self) {
                 return;
             }
-            let due = [self.sensor.next_wake(), self.phone.next_wake()].into_iter().flatten().min();
+            let due = [self.sensor.next_wake(), self.phone.next_wake()]
+                .into_iter()
+                .flatten()
+                .min();
             let due = due.unwrap_or_else(|| panic!("stuck: {:?}", self.reports));
             self.now = self.now.max(due);
             self.sensor(tier0::Event::Tick);
@@ -265,14 +304,23 @@ impl World {
 
     /// How many reports have this name.
     pub fn count(&self, name: &str) -> usize {
-        let names = self.reports.iter().map(|report| serde_json::to_value(report).unwrap());
+        let names = self
+            .reports
+            .iter()
+            .map(|report| serde_json::to_value(report).unwrap());
         names.filter(|value| value["event"] == name).count()
     }
 
     /// The last report with this name, as JSON.
     pub fn last(&self, name: &str) -> serde_json::Value {
-        let mut values = self.reports.iter().rev().map(|report| serde_json::to_value(report).unwrap());
-        values.find(|value| value["event"] == name).unwrap_or_else(|| panic!("no {name}"))
+        let mut values = self
+            .reports
+            .iter()
+            .rev()
+            .map(|report| serde_json::to_value(report).unwrap());
+        values
+            .find(|value| value["event"] == name)
+            .unwrap_or_else(|| panic!("no {name}"))
     }
 }
 
