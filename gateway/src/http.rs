@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_stream_path_has_one_spelling() {
-        let session = SessionId::from_random([7; 16]);
+        let session = SessionId::from_random([0xab; 16]);
         let path = opening::stream_path(&session, Epoch(5));
         assert_eq!(parse_stream(&path), Some((session, Epoch(5))));
         let upper = path.replace(&session.to_string(), &session.to_string().to_uppercase());

@@ -1,0 +1,254 @@
+//! A substrate pod: a real WebSocket server that checks its gateway, writes real receipts and streams what a test lets it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use halo_ledger::Ledger;
+use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, EscalateRequest};
+use halo_receipts::evidence::{Block, Claim, ClaimKind, Record as _, Stream};
+use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
+use halo_receipts::frame::FrameType;
+use halo_receipts::ids::{Epoch, SessionId, Tier};
+use halo_receipts::link::{End, Link};
+use halo_receipts::opening::{SIGNATURE_HEADER, signature_is_valid, substrate_path};
+use halo_receipts::payload::{ContentPolicy, V1, to_raw};
+use halo_receipts::time::Timestamp;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::StatusCode;
+
+use crate::author::{Author, Written};
+
+/// The words of every answer.
+pub const WORDS: [&str; 5] = ["Bay ", "seven ", "holds ", "forty ", "pallets."];
+
+/// How the pod goes about an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// All of it.
+    Whole,
+    /// Its process dies after so many tokens, whose receipts are durable.
+    Dies(u32),
+    /// It is stopped by the link's end after so many tokens, and closes the answer by itself.
+    Polite(u32),
+    /// It signs with another key.
+    Impostor,
+    /// It does not know the gateway.
+    Stranger,
+}
+
+/// What a pod was asked and how.
+pub struct Pod {
+    pub address: SocketAddr,
+    pub upgrades: Arc<AtomicU32>,
+    pub requests: Arc<AtomicU32>,
+    pub cancelled: Arc<AtomicU32>,
+    /// Each token takes a permit.
+    pub tokens: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Inside {
+    manner: Manner,
+    ledger: Arc<dyn Ledger>,
+    content: ContentPolicy,
+    upgrades: Arc<AtomicU32>,
+    requests: Arc<AtomicU32>,
+    cancelled: Arc<AtomicU32>,
+    tokens: Arc<Semaphore>,
+}
+
+impl Pod {
+    /// A pod on a port that was taken before, so that a gateway can be told of it before it listens.
+    pub fn start(
+        listener: TcpListener,
+        manner: Manner,
+        ledger: Arc<dyn Ledger>,
+        content: ContentPolicy,
+        permits: usize,
+    ) -> Self {
+        let inside = Inside {
+            manner,
+            ledger,
+            content,
+            upgrades: Arc::default(),
+            requests: Arc::default(),
+            cancelled: Arc::default(),
+            tokens: Arc::new(Semaphore::new(permits)),
+        };
+        let pod = Pod {
+            address: listener.local_addr().unwrap(),
+            upgrades: Arc::clone(&inside.upgrades),
+            requests: Arc::clone(&inside.requests),
+            cancelled: Arc::clone(&inside.cancelled),
+            tokens: Arc::clone(&inside.tokens),
+        };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(inside.clone().serve(stream));
+            }
+        });
+        pod
+    }
+}
+
+/// Reads what [`substrate_path`] writes.
+fn parse(path: &str) -> (SessionId, Epoch, u32) {
+    let query = path.split_once('?').unwrap().1;
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut found = pairs.filter(|(key, _)| *key == name);
+        found.next().unwrap().1.to_owned()
+    };
+    let epoch = Epoch(value("epoch").parse().unwrap());
+    (value("session").parse().unwrap(), epoch, value("link").parse().unwrap())
+}
+
+impl Inside {
+    async fn serve(self, stream: TcpStream) {
+        let mut path = String::new();
+        let mut header = Vec::new();
+        let refuse = self.manner == Manner::Stranger;
+        #[expect(clippy::result_large_err, reason = "the library's own callback type")]
+        let look = |request: &Request, response: Response| {
+            path = request.uri().path_and_query().unwrap().to_string();
+            header = request.headers()[SIGNATURE_HEADER].as_bytes().to_vec();
+            if refuse {
+                let mut denied = ErrorResponse::new(None);
+                *denied.status_mut() = StatusCode::UNAUTHORIZED;
+                return Err(denied);
+            }
+            Ok(response)
+        };
+        self.upgrades.fetch_add(1, Ordering::SeqCst);
+        let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, look).await else {
+            return;
+        };
+        let (session, epoch, link) = parse(&path);
+        let mut author = Author::new(session, epoch);
+        author.content = self.content;
+        let key = author.key(Tier::Substrate);
+        assert_eq!(path, substrate_path(&author.tenant, &session, epoch, link));
+        assert!(signature_is_valid(&key, "GET", &path, b"", &header));
+        let claim = Claim {
+            v: V1,
+            kind: ClaimKind::SubstrateLink,
+            session_id: session,
+            session_epoch: epoch,
+            link,
+            claimed_by: "pod".to_owned(),
+            claimed_at: Timestamp::from_micros(u64::from(epoch.0) * 1_000_000).unwrap(),
+        };
+        let claim = claim.sign(&author.key(Tier::Orchestrator)).unwrap();
+        self.ledger.claim(&claim).await.unwrap();
+        let signer = match self.manner {
+            Manner::Impostor => author.key(Tier::Sensor),
+            _ => key,
+        };
+        // The impostor still reads what it is sent.
+        let mut receiving = Link::new(End::Substrate, session, Arc::new(author.key(Tier::Substrate)));
+        let mut sending = Link::new(End::Substrate, session, Arc::new(signer));
+        let mut incoming = Reassembler::new(REQUEST_MAX);
+        let document = loop {
+            match socket.next().await {
+                Some(Ok(Message::Binary(frame))) => {
+                    let frame = receiving.receive(&frame).unwrap();
+                    if let Some(document) = incoming.push(frame.payload).unwrap() {
+                        break document;
+                    }
+                }
+                Some(Ok(_)) => {}
+                _ => return,
+            }
+        };
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let request = EscalateRequest::parse(&document).unwrap();
+        let routing = request.receipts.last().unwrap().as_parent();
+        let first = self.ledger.session(&session).await.unwrap().unwrap().next_substrate;
+        let (mut parent, mut members) = (routing, Vec::new());
+        for (step, text) in (0u32..).zip(WORDS) {
+            match self.manner {
+                Manner::Dies(after) if step == after => return,
+                Manner::Polite(after) if step == after => {
+                    // Waits for the link's end.
+                    while let Some(Ok(message)) = socket.next().await {
+                        if message.is_close() {
+                            break;
+                        }
+                    }
+                    self.cancelled.fetch_add(1, Ordering::SeqCst);
+                    self.close(&mut author, &request, &members, first).await;
+                    return;
+                }
+                _ => {}
+            }
+            let permit = tokio::select! {
+                permit = self.tokens.acquire() => permit,
+                message = socket.next() => {
+                    // Anything but a ping ends the answer, as the end of a link does.
+                    if matches!(message, Some(Ok(Message::Ping(_)))) {
+                        self.tokens.acquire().await
+                    } else {
+                        self.cancelled.fetch_add(1, Ordering::SeqCst);
+                        self.close(&mut author, &request, &members, first).await;
+                        return;
+                    }
+                }
+            };
+            permit.unwrap().forget();
+            let (written, token) = author.step(step, parent, text);
+            parent = written[0].receipt.as_parent();
+            self.append(session, first + members.len() as u32, &written).await;
+            members.extend(written);
+            let payload = token.encode().unwrap();
+            let frame = sending.send(FrameType::EscalateToken, &payload).unwrap();
+            if socket.send(Message::Binary(frame.into())).await.is_err() {
+                return;
+            }
+        }
+        let last = members.last().unwrap().receipt.as_parent();
+        let answer = author.answer(request.request_id, last, first, &members, &WORDS.concat());
+        self.append(session, first + members.len() as u32, std::slice::from_ref(&answer)).await;
+        let end = EscalateEnd {
+            receipts: vec![answer.receipt],
+            payloads: vec![Some(to_raw(&answer.payload.unwrap()).unwrap())],
+            ..EscalateEnd::bare(request.request_id, EndStatus::Ok, EndCode::Ok)
+        };
+        for payload in split(&end.to_json().unwrap(), END_MAX).unwrap() {
+            let frame = sending.send(FrameType::EscalateEnd, &payload).unwrap();
+            let _ = socket.send(Message::Binary(frame.into())).await;
+        }
+        // Until the gateway closes.
+        while let Some(Ok(_)) = socket.next().await {}
+    }
+
+    async fn append(&self, session: SessionId, first: u32, written: &[Written]) {
+        let block = Block {
+            stream: Stream::Substrate,
+            first,
+            receipts: written.iter().map(Written::stored).collect(),
+        };
+        self.ledger.append(&session, &block).await.unwrap();
+    }
+
+    /// Closes an answer that was cancelled.
+    async fn close(
+        &self,
+        author: &mut Author,
+        request: &EscalateRequest,
+        members: &[Written],
+        first: u32,
+    ) {
+        let routing = request.receipts.last().unwrap().as_parent();
+        let last = members.last().map_or(routing, |last| last.receipt.as_parent());
+        let text = WORDS[..members.len() / 2].concat();
+        author.finish = Some("cancelled");
+        let answer = author.answer(request.request_id, last, first, members, &text);
+        let at = first + members.len() as u32;
+        self.append(author.session, at, std::slice::from_ref(&answer)).await;
+    }
+}
