@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use halo_ledger::LedgerError;
@@ -57,6 +57,8 @@ enum Refusal {
     Origin,
     /// The address is not a link's.
     Address,
+    /// Another version than HTTP/1.1, or a body: no upgrade has one, and a second reader might see another request in it.
+    Form,
     /// Not signed by the tenant's gateway for this address.
     Signature,
     /// Not a WebSocket.
@@ -84,6 +86,7 @@ impl Refusal {
         match self {
             Refusal::Origin => (StatusCode::FORBIDDEN, "origin"),
             Refusal::Address => (StatusCode::BAD_REQUEST, "address"),
+            Refusal::Form => (StatusCode::BAD_REQUEST, "form"),
             Refusal::Signature => (StatusCode::UNAUTHORIZED, "signature"),
             Refusal::Upgrade => (StatusCode::UPGRADE_REQUIRED, "upgrade"),
             Refusal::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
@@ -149,10 +152,19 @@ async fn open_link(
     State(pod): State<Arc<Pod>>,
     method: Method,
     uri: Uri,
+    version: Version,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    match admit(&pod, &method, &uri, &headers, upgrade).await {
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers
+            .get(header::CONTENT_LENGTH)
+            .is_some_and(|length| length != "0");
+    let admitted = match version == Version::HTTP_11 && !has_body {
+        true => admit(&pod, &method, &uri, &headers, upgrade).await,
+        false => Err(Refusal::Form),
+    };
+    match admitted {
         Ok(response) => response,
         Err(refusal) => {
             let (_, word) = refusal.parts();

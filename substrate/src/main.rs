@@ -16,7 +16,7 @@ use halo_receipts::payload::ModelIdentity;
 use halo_substrate::http;
 use halo_substrate::metrics::Metrics;
 use halo_substrate::model::{self, Model, Options};
-use halo_substrate::pod::{Limits, Phase, Pod, Ready};
+use halo_substrate::pod::{Limits, Phase, Pod, PromptForm, Ready};
 use halo_substrate::session::Served;
 use halo_substrate::{root, threads};
 use sha2::{Digest as _, Sha256};
@@ -83,6 +83,10 @@ struct Flags {
     /// Feed prompts as they are, without the model's chat template.
     #[arg(long)]
     raw_prompt: bool,
+    /// Let a reasoning model think aloud before it answers. Without it the model is asked to answer at once, as a person
+    /// is waiting.
+    #[arg(long, conflicts_with = "raw_prompt")]
+    thinking: bool,
     /// How long running answers may go on after SIGTERM before they are broken off. Grant the process 20 s more.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u32,
@@ -200,7 +204,13 @@ async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
         max_active: flags.max_active.into(),
         queue_max: flags.max_queued.into(),
     };
-    let ready = Ready::start(model, served, flags.raw_prompt, limits, metrics);
+    let form = match flags.raw_prompt {
+        true => PromptForm::Raw,
+        false => PromptForm::Chat {
+            thinking: flags.thinking,
+        },
+    };
+    let ready = Ready::start(model, served, form, limits, metrics);
     pod.set_ready(ready.context("cannot start the threads that answer")?);
 
     signals.next().await;

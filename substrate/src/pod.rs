@@ -36,16 +36,36 @@ pub enum Phase {
     Interrupting,
 }
 
+/// What a prompt becomes before it is tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptForm {
+    /// It is fed as it is.
+    Raw,
+    /// It is the one message of a conversation, in the model's chat template, or raw if the model has none.
+    Chat {
+        /// Whether a reasoning model may think aloud before it answers.
+        thinking: bool,
+    },
+}
+
 /// Turns what a person asked into the tokens that the model is fed.
 pub struct Prompter {
     tokenizer: Arc<Tokenizer>,
-    /// None: the prompt is fed as it is.
-    template: Option<ChatTemplate>,
+    /// The template, and what it is told about thinking; none: the prompt is fed as it is.
+    template: Option<(ChatTemplate, bool)>,
 }
 
 impl Prompter {
-    /// With a template the prompt becomes the one message of a conversation; without, it is fed as it is.
-    pub fn new(tokenizer: Arc<Tokenizer>, template: Option<ChatTemplate>) -> Self {
+    /// The way from a prompt to the tokens of this model.
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        template: Option<ChatTemplate>,
+        form: PromptForm,
+    ) -> Self {
+        let template = match form {
+            PromptForm::Raw => None,
+            PromptForm::Chat { thinking } => template.map(|template| (template, thinking)),
+        };
         Self {
             tokenizer,
             template,
@@ -59,9 +79,8 @@ impl Prompter {
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>, EngineError> {
         match &self.template {
             None => self.tokenizer.encode(prompt, true),
-            Some(template) => {
-                // A reasoning model is asked to answer at once: a person is waiting for speech.
-                let text = template.render(&[Message::user(prompt)], Some(false))?;
+            Some((template, thinking)) => {
+                let text = template.render(&[Message::user(prompt)], Some(*thinking))?;
                 self.tokenizer.encode(&text, false)
             }
         }
@@ -79,19 +98,18 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Starts the threads for a model. `raw` feeds prompts as they are, without the model's chat template.
+    /// Starts the threads for a model.
     ///
     /// # Errors
     /// When the system starts no thread.
     pub fn start(
         model: Model,
         served: Served,
-        raw: bool,
+        form: PromptForm,
         limits: Limits,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
-        let template = model.template.filter(|_| !raw);
-        let prompter = Prompter::new(Arc::clone(&model.tokenizer), template);
+        let prompter = Prompter::new(Arc::clone(&model.tokenizer), model.template, form);
         let workers = Workers::start(
             model.engine,
             model.tokenizer,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use halo_substrate::model::{Options, open};
-use halo_substrate::pod::Prompter;
+use halo_substrate::pod::{PromptForm, Prompter};
 
 use super::device::Device;
 use super::server::Server;
@@ -30,7 +30,11 @@ async fn the_demo_model_answers_as_its_makers_saw_it() {
     let expected: Expected = serde_json::from_slice(&text).unwrap();
     let model = open(&folder.join("model"), &Options::default()).unwrap();
     let twin = open(&folder.join("model"), &Options::default()).unwrap();
-    let prompter = Prompter::new(twin.tokenizer, twin.template);
+    let prompter = Prompter::new(
+        twin.tokenizer,
+        twin.template,
+        PromptForm::Chat { thinking: false },
+    );
     for case in &expected.cases {
         assert_eq!(
             prompter.encode(&case.question).unwrap(),

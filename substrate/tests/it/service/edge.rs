@@ -341,7 +341,7 @@ async fn who_may_open_a_link() {
     let unsigned = "v1=".to_owned() + &"0".repeat(64);
     let post = signature(&device.key(Tier::Substrate), "POST", &path, b"");
     type Headers = Vec<(&'static str, String)>;
-    let table: [(&str, u16, &str, Headers); 10] = [
+    let table: [(&str, u16, &str, Headers); 12] = [
         ("no signature", 401, &path, vec![]),
         (
             "a wrong signature",
@@ -389,6 +389,24 @@ async fn who_may_open_a_link() {
             vec![
                 (SIGNATURE_HEADER, good.clone()),
                 ("origin", "https://example.com".into()),
+            ],
+        ),
+        (
+            "a body",
+            400,
+            &path,
+            vec![
+                (SIGNATURE_HEADER, good.clone()),
+                ("content-length", "5".into()),
+            ],
+        ),
+        (
+            "a body of unknown length",
+            400,
+            &path,
+            vec![
+                (SIGNATURE_HEADER, good.clone()),
+                ("transfer-encoding", "chunked".into()),
             ],
         ),
         (

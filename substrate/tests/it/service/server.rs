@@ -23,7 +23,7 @@ use halo_receipts::payload::ModelIdentity;
 use halo_substrate::http;
 use halo_substrate::metrics::Metrics;
 use halo_substrate::model::Model;
-use halo_substrate::pod::{Limits, Pod, Ready};
+use halo_substrate::pod::{Limits, Pod, PromptForm, Ready};
 use halo_substrate::session::Served;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -174,8 +174,16 @@ impl Server {
             queue_max,
         };
         let metrics = self.pod.metrics.clone();
-        self.pod
-            .set_ready(Ready::start(model, served, false, limits, metrics).unwrap());
+        self.pod.set_ready(
+            Ready::start(
+                model,
+                served,
+                PromptForm::Chat { thinking: false },
+                limits,
+                metrics,
+            )
+            .unwrap(),
+        );
     }
 
     pub fn scripted(
