@@ -10,8 +10,10 @@ use halo_receipts::evidence::{
 };
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{RootKeys, RootSecret, TenantKeys, TierKey};
+use halo_receipts::merkle;
 use halo_receipts::payload::{
-    ContentPolicy, Decision, Private, Routing, RoutingContent, V1, to_canonical, to_raw,
+    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, OrchestratorResponse, Private,
+    Routing, RoutingContent, V1, to_canonical, to_raw,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;
@@ -182,6 +184,48 @@ impl Device {
         let payload = to_canonical(&routing).unwrap();
         body.event_payload_hash = Hash::of(&payload);
         (body.sign(&key), payload)
+    }
+
+    /// Takes over what the substrate wrote and seals the session after its last answer.
+    pub fn seal(&mut self, evidence: &Evidence) -> StoredReceipt {
+        let mut hashes = Vec::new();
+        for stream in Stream::ALL {
+            for (_, stored) in evidence.receipts(stream) {
+                hashes.push(Hash::of(&stored.bytes));
+            }
+        }
+        let mut last = None;
+        for (_, stored) in evidence.receipts(Stream::Substrate) {
+            let receipt = Receipt::parse(&stored.bytes).unwrap();
+            if !self.chain.contains(&receipt.body.receipt_id) {
+                let event = Event::read(&receipt.body, stored.payload.as_deref()).unwrap();
+                self.chain.accept(&receipt, &event).unwrap();
+            }
+            last = Some(receipt.as_parent());
+        }
+        let kind = ReceiptKind::TierResponse;
+        let mut body = self.unsigned(Tier::Orchestrator, kind, last, Hash([0; 32]));
+        let key = self.key(Tier::Orchestrator);
+        let content = AnswerContent {
+            output_sha256: Hash::of(b""),
+            output: Some(String::new()),
+        };
+        let id = body.receipt_id;
+        let private = Private::new(&content, self.content, &key.payload_key(), &id).unwrap();
+        let response = OrchestratorResponse::new(
+            AnswerStatus::Ok,
+            Answerer::Substrate,
+            evidence.next_number(Stream::Device),
+            evidence.next_number(Stream::Substrate),
+            merkle::root(&hashes),
+            private,
+        );
+        let payload = to_canonical(&response).unwrap();
+        body.event_payload_hash = Hash::of(&payload);
+        let receipt = body.sign(&key);
+        let event = Event::OrchestratorResponse(response);
+        self.chain.accept(&receipt, &event).unwrap();
+        stored(&receipt, Some(&payload))
     }
 
     /// A capture, the decision to escalate it, and the request with both.

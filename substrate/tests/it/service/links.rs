@@ -186,6 +186,24 @@ fn a_request_is_answered_once() {
 }
 
 #[test]
+fn a_sealed_session_goes_on() {
+    let mut harness = Harness::new(Device::new(26));
+    for answers in 1..=3 {
+        harness.ask(PROMPT, 8);
+        harness.event(Event::Started);
+        harness.step(0, None);
+        harness.step(1, STOP);
+        harness.append_all();
+        let sealed = harness.device.seal(&harness.store.evidence);
+        harness.store.record(&[sealed]);
+        assert_eq!(
+            verify(&harness.device, &harness.store.evidence).len(),
+            answers
+        );
+    }
+}
+
+#[test]
 fn a_bundle_that_is_not_recorded_is_taken_if_the_chain_takes_it() {
     let mut harness = Harness::new(Device::new(6));
     let ask = harness.device.ask(PROMPT, 8);
