@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{
@@ -77,6 +78,9 @@ struct CaptureArguments {
     /// Write the sound that the phone plays here, as a wav.
     #[arg(long, value_name = "FILE")]
     audio_out: Option<PathBuf>,
+    /// Give up when the phone cannot be reached for this long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    give_up_s: u64,
     /// Print one JSON event a line instead of what a wearer sees.
     #[arg(long)]
     json: bool,
@@ -113,6 +117,7 @@ fn start(matches: &ArgMatches) -> anyhow::Result<()> {
                 tamper_frame: capture.tamper_frame,
                 battery: capture.battery,
                 audio_out: capture.audio_out,
+                give_up: Duration::from_secs(capture.give_up_s),
                 json: capture.json,
             };
             let runtime = tokio::runtime::Builder::new_current_thread()

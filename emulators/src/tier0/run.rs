@@ -20,8 +20,6 @@ use crate::kind_name;
 use crate::tier0::machine::{ALERT, Action, Capture, Event, READY, Sensor};
 use crate::tier0::{sound, wav};
 
-/// For how long the phone may be unreachable before the sensor gives up.
-const UNREACHABLE_LIMIT: Duration = Duration::from_secs(30);
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -66,6 +64,8 @@ pub struct Options {
     pub battery: u8,
     /// Where AUDIO_RENDER goes, as a wav.
     pub audio_out: Option<PathBuf>,
+    /// For how long the phone may be unreachable before the sensor gives up.
+    pub give_up: Duration,
     /// Whether to print JSON lines instead of what a wearer sees.
     pub json: bool,
 }
@@ -150,7 +150,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
                     break Ok(());
                 }
             }
-            Err(error) if reached.elapsed() > UNREACHABLE_LIMIT => {
+            Err(error) if reached.elapsed() >= options.give_up => {
                 break Err(RunError::Unreachable {
                     url: options.connect,
                     cause: error.to_string(),
