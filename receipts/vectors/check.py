@@ -58,6 +58,12 @@ def tier_keys(session_key):
     return [p.tier_key(session_key, tier) for tier in range(3)]
 
 
+def own_session_key(vectors):
+    """The SESSION_KEY of the session that a file names, from the root of keys.json."""
+    root = hx(load("keys.json")["root_secret"])
+    return p.session_key_of(root, vectors["tenant_id"], vectors["session_id"], vectors["session_epoch"])
+
+
 # The published vectors.
 
 
@@ -227,6 +233,7 @@ def check_fields(case, payload, capture, reassemblers, vectors, key):
 def check_frames():
     vectors = load("frames.json")
     keys = [hx(key) for key in vectors["tier_keys"]]
+    equal(tier_keys(own_session_key(vectors)), keys, "the keys of frames.json")
     directions, captures, reassemblers, types = {}, {}, {}, set()
     for case in vectors["frames"]:
         place = (case["link"], case["from"])
@@ -324,6 +331,7 @@ def check_fragments(vectors):
 
 def check_receipts():
     vectors = load("receipts.json")
+    equal(own_session_key(vectors).hex(), vectors["session_key"], "the key of receipts.json")
     keys = tier_keys(hx(vectors["session_key"]))
     by_id = {}
     for case in vectors["receipts"]:
@@ -398,6 +406,8 @@ def check_session():
     root = hx(golden["root_secret"])
     verdict = session.verify(golden["session_id"], golden["bundle"], session.RootKeys(root))
     equal(verdict.as_dict(), golden["verdict"], "the golden session")
+    equal(golden["bundle"]["session_id"], golden["session_id"], "the golden session")
+    equal(golden["bundle"]["format"], "halo-bundle/1", "the golden session")
     for key in golden["bundle"]["session_keys"]:
         tenant_id = golden["tenant_id"]
         own = p.session_key_of(root, tenant_id, golden["session_id"], int(key))

@@ -1,11 +1,17 @@
 //! Makes the vector files. `examples/vectors.rs` writes them; `tests/vectors.rs` fails when the files say something else.
 
+mod broken;
 mod frames;
+// The builder panics on what cannot happen; it is a test's own code.
+#[allow(clippy::unwrap_used, missing_docs)]
+#[path = "../golden.rs"]
+mod golden;
 mod keys;
 mod opening;
 mod receipts;
 mod refused;
 mod resets;
+mod session;
 mod text;
 
 use std::error::Error;
@@ -31,6 +37,8 @@ pub fn files() -> Made<Vec<(&'static str, String)>> {
         ("frames.json", text::pretty(&frames::make()?)),
         ("receipts.json", text::pretty(&receipts::make()?)),
         ("opening.json", text::pretty(&opening::make()?)),
+        ("session.json", text::pretty(&session::make()?)),
+        ("broken.json", text::pretty(&broken::make()?)),
     ])
 }
 
