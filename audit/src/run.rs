@@ -177,6 +177,20 @@ async fn snapshot(
 
 async fn run_one(cli: &Cli, out: &mut impl Write) -> Result<u8, AuditError> {
     let mut loaded = load(cli).await?;
+    // What cannot be done at the end is refused before anything is printed.
+    if cli.watch && loaded.ledger.is_none() {
+        return Err(AuditError::NeedsLedger("--watch"));
+    }
+    if !matches!(loaded.keys, Keys::Root(_)) {
+        for (given, flag) in [
+            (cli.key_out.is_some(), "--key-out"),
+            (cli.bundle_keys, "--bundle-keys"),
+        ] {
+            if given {
+                return Err(AuditError::NeedsRoot(flag));
+            }
+        }
+    }
     loop {
         let begun = Instant::now();
         let verdict = verify(
