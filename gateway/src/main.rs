@@ -173,6 +173,13 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     })?;
     let devices = server::listen(config.listen).await?;
     let admin = server::listen(config.admin_listen).await?;
+    // For scripts: a port 0 in the configuration is known only now.
+    let listening = serde_json::json!({
+        "event": "listening",
+        "addr": devices.local_addr()?,
+        "admin_addr": admin.local_addr()?,
+    });
+    writeln!(std::io::stdout(), "{listening}")?;
     tracing::info!(
         devices = %devices.local_addr()?,
         admin = %admin.local_addr()?,

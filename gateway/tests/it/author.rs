@@ -19,7 +19,11 @@ use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;
 
 pub fn keys() -> Arc<RootKeys> {
-    Arc::new(RootKeys::new(RootSecret::new(vec![7; 32]).unwrap(), 1, true))
+    Arc::new(RootKeys::new(
+        RootSecret::new(vec![7; 32]).unwrap(),
+        1,
+        true,
+    ))
 }
 
 pub fn tenant() -> TenantId {
@@ -62,7 +66,8 @@ pub struct Author {
     pub captures: Option<Parent>,
     /// Why tier 2 stopped, when it did not finish.
     pub finish: Option<&'static str>,
-    counter: u64,
+    /// Ids and times come from it; two authors of one session count from far apart.
+    pub counter: u64,
 }
 
 impl Author {
@@ -82,7 +87,9 @@ impl Author {
     }
 
     pub fn key(&self, tier: Tier) -> TierKey {
-        let session = self.keys.session_key(&self.tenant, &self.session, self.epoch);
+        let session = self
+            .keys
+            .session_key(&self.tenant, &self.session, self.epoch);
         session.unwrap().tier_key(tier)
     }
 
@@ -127,7 +134,9 @@ impl Author {
         payload: Option<Vec<u8>>,
     ) -> Written {
         let hash = Hash::of(payload.as_deref().unwrap_or(b"sound"));
-        let receipt = self.unsigned(tier, kind, id, parent, hash).sign(&self.key(tier));
+        let receipt = self
+            .unsigned(tier, kind, id, parent, hash)
+            .sign(&self.key(tier));
         let written = Written { receipt, payload };
         match tier {
             Tier::Substrate => self.s.push(written.hash()),
@@ -148,7 +157,13 @@ impl Author {
         let id = self.next_id();
         let parent = self.captures;
         let payload = self.routing_payload(request, prompt, id);
-        self.write(Tier::Orchestrator, ReceiptKind::TierRouting, id, parent, Some(payload))
+        self.write(
+            Tier::Orchestrator,
+            ReceiptKind::TierRouting,
+            id,
+            parent,
+            Some(payload),
+        )
     }
 
     pub fn routing_payload(&self, request: RequestId, prompt: &str, id: ReceiptId) -> Vec<u8> {
@@ -206,7 +221,13 @@ impl Author {
         let private = self.private(&content, Tier::Substrate, &id);
         let emit = to_canonical(&TokenEmit::new(step, private)).unwrap();
         let parent = Some(load.receipt.as_parent());
-        let emit = self.write(Tier::Substrate, ReceiptKind::TokenEmit, id, parent, Some(emit));
+        let emit = self.write(
+            Tier::Substrate,
+            ReceiptKind::TokenEmit,
+            id,
+            parent,
+            Some(emit),
+        );
         let token = Token {
             step,
             token_id: 100 + step,
@@ -306,9 +327,10 @@ impl Author {
 }
 
 pub fn stored_block(block: &Block) -> StoredBlock {
-    let ids = block.receipts.iter().map(|stored| {
-        Receipt::parse(&stored.bytes).unwrap().body.receipt_id
-    });
+    let ids = block
+        .receipts
+        .iter()
+        .map(|stored| Receipt::parse(&stored.bytes).unwrap().body.receipt_id);
     StoredBlock {
         stream: block.stream,
         first: block.first,
@@ -341,10 +363,18 @@ fn document(op: Operation, request_id: RequestId, bundle: &[&Written]) -> Escala
         v: V1,
         op,
         request_id,
-        receipts: bundle.iter().map(|written| written.receipt.clone()).collect(),
+        receipts: bundle
+            .iter()
+            .map(|written| written.receipt.clone())
+            .collect(),
         payloads: bundle
             .iter()
-            .map(|written| written.payload.as_ref().map(|payload| to_raw(payload).unwrap()))
+            .map(|written| {
+                written
+                    .payload
+                    .as_ref()
+                    .map(|payload| to_raw(payload).unwrap())
+            })
             .collect(),
         prompt: String::new(),
         max_tokens: 0,

@@ -47,7 +47,10 @@ fn a_good_question_and_its_seal() {
     let accepted = check(&author, &empty, &asked).unwrap();
     assert_eq!(accepted.routing, Some(routing.receipt.body.receipt_id));
     assert_eq!(accepted.blocks.len(), 1);
-    assert_eq!(accepted.blocks[0].receipts, [capture.stored(), routing.stored()]);
+    assert_eq!(
+        accepted.blocks[0].receipts,
+        [capture.stored(), routing.stored()]
+    );
 
     // Sent again, because the device never heard of it: nothing is written twice.
     let device = [capture, routing];
@@ -65,8 +68,15 @@ fn a_good_question_and_its_seal() {
     let [load, emit] = step;
     let substrate = [load, emit, answer];
     let answered = author.evidence(&device, &substrate);
-    assert!(matches!(check(&author, &answered, &asked), Err(BundleError::Answered)));
-    let seal = author.seal(substrate[2].receipt.as_parent(), AnswerStatus::Ok, "Pallets.");
+    assert!(matches!(
+        check(&author, &answered, &asked),
+        Err(BundleError::Answered)
+    ));
+    let seal = author.seal(
+        substrate[2].receipt.as_parent(),
+        AnswerStatus::Ok,
+        "Pallets.",
+    );
     let accepted = check(&author, &answered, &record(request_id(1), &[&seal])).unwrap();
     assert_eq!(accepted.blocks[0].first, 2);
 }
@@ -76,7 +86,13 @@ fn a_seal_over_other_receipts_is_refused() {
     let mut author = author();
     let device = [author.capture(), author.routing(request_id(1), PROMPT)];
     let (step, _) = author.step(0, device[1].receipt.as_parent(), "Pallets.");
-    let answer = author.answer(request_id(1), step[1].receipt.as_parent(), 0, &step, "Pallets.");
+    let answer = author.answer(
+        request_id(1),
+        step[1].receipt.as_parent(),
+        0,
+        &step,
+        "Pallets.",
+    );
     let [load, emit] = step;
     let substrate = [load, emit, answer];
     let evidence = author.evidence(&device, &substrate);
@@ -133,7 +149,9 @@ fn forged_bundles() {
     let stranger = Author::new(SessionId::from_random([8; 16]), EPOCH);
     let foreign_key = resigned(&stranger, &capture, Tier::Sensor, |_| {});
     assert_eq!(name(&ask(&[&foreign_key, &routing])), "hmac");
-    let foreign = resigned(&author, &capture, Tier::Sensor, |body| body.session_id = stranger.session);
+    let foreign = resigned(&author, &capture, Tier::Sensor, |body| {
+        body.session_id = stranger.session
+    });
     assert_eq!(name(&ask(&[&foreign, &routing])), "chain");
 
     // Epochs that were never claimed, before and after the connection's.
@@ -159,7 +177,9 @@ fn forged_bundles() {
         body.event_payload_hash = Hash::of(b"other");
     });
     assert_eq!(name(&ask(&[&capture, &twin, &routing])), "differs");
-    let orphan = resigned(&author, &routing, Tier::Orchestrator, |body| body.parent = None);
+    let orphan = resigned(&author, &routing, Tier::Orchestrator, |body| {
+        body.parent = None
+    });
     assert_eq!(name(&ask(&[&capture, &orphan])), "chain");
     let bent = resigned(&author, &routing, Tier::Orchestrator, |body| {
         if let Some(parent) = &mut body.parent {
@@ -176,13 +196,19 @@ fn forged_bundles() {
     let mut other = ask(&[&capture, &routing]);
     other.prompt = "What is in bay 8?".to_owned();
     assert_eq!(name(&other), "prompt");
-    assert_eq!(name(&infer(request_id(2), &[&capture, &routing], PROMPT)), "prompt");
+    assert_eq!(
+        name(&infer(request_id(2), &[&capture, &routing], PROMPT)),
+        "prompt"
+    );
     assert_eq!(name(&ask(&[&capture])), "prompt");
     let mut greedy = ask(&[&capture, &routing]);
     greedy.max_tokens = 101;
     assert_eq!(name(&greedy), "too_many_tokens");
     for (change, op) in [
-        ((|r| r.max_tokens = 0) as fn(&mut EscalateRequest), ask(&[&capture, &routing])),
+        (
+            (|r| r.max_tokens = 0) as fn(&mut EscalateRequest),
+            ask(&[&capture, &routing]),
+        ),
         (|r| r.prompt.clear(), ask(&[&capture, &routing])),
         (|r| r.last_step = Some(0), ask(&[&capture, &routing])),
         (|r| r.max_tokens = 1, record(request_id(1), &[&capture])),
@@ -225,7 +251,11 @@ fn private_content_stands_as_the_tenant_chose() {
         let routing = author.routing(request_id(1), PROMPT);
         author.content = header;
         let empty = author.evidence(&[], &[]);
-        let checked = check(&author, &empty, &infer(request_id(1), &[&capture, &routing], PROMPT));
+        let checked = check(
+            &author,
+            &empty,
+            &infer(request_id(1), &[&capture, &routing], PROMPT),
+        );
         match checked {
             Ok(_) => assert!(good),
             Err(error) => assert_eq!((good, error.name()), (false, "private")),
@@ -240,7 +270,11 @@ fn long_bundles_are_cut_into_blocks() {
     let bundle: Vec<&Written> = captures[3..].iter().collect();
     let evidence = author.evidence(&captures[..3], &[]);
     let accepted = check(&author, &evidence, &record(request_id(1), &bundle)).unwrap();
-    let cut: Vec<_> = accepted.blocks.iter().map(|b| (b.first, b.receipts.len())).collect();
+    let cut: Vec<_> = accepted
+        .blocks
+        .iter()
+        .map(|b| (b.first, b.receipts.len()))
+        .collect();
     assert_eq!(cut, [(3, BLOCK_MAX), (67, 3)]);
 }
 

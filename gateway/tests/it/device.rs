@@ -11,10 +11,10 @@ use halo_receipts::ids::{SessionId, Tier};
 use halo_receipts::keys::{TenantKeys as _, TierKey};
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::{Token, TokenOrNotice};
-use halo_receipts::payload::AnswerStatus;
 use halo_receipts::opening::{
     Nonce, OpenAnswer, OpenRequest, SESSIONS_PATH, SIGNATURE_HEADER, epochs_path, signature,
 };
+use halo_receipts::payload::AnswerStatus;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,7 +42,10 @@ pub async fn tls(world: &World) -> TlsStream<TcpStream> {
         .with_no_client_auth();
     let stream = TcpStream::connect(world.address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    connector
+        .connect("localhost".try_into().unwrap(), stream)
+        .await
+        .unwrap()
 }
 
 /// Writes raw bytes and reads until the server closes or has sent a whole head and body.
@@ -80,7 +83,11 @@ pub fn open_request() -> OpenRequest {
 /// Signs with the device's key and asks.
 pub async fn open(world: &World, path: &str, request: &OpenRequest, headers: &str) -> String {
     let body = serde_json::to_vec(request).unwrap();
-    let key = keys().device_key(&request.tenant_id, &request.device_id, request.device_generation);
+    let key = keys().device_key(
+        &request.tenant_id,
+        &request.device_id,
+        request.device_generation,
+    );
     let signature = signature(&key.unwrap(), "POST", path, &body);
     let headers = format!("{SIGNATURE_HEADER}: {signature}\r\n{headers}");
     exchange(world, &post(path, &body, &headers)).await
@@ -115,9 +122,13 @@ pub async fn upgrade(
     key: &TierKey,
     headers: &[(&'static str, &str)],
 ) -> Result<WebSocketStream<TlsStream<TcpStream>>, u16> {
-    let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
+    let mut request = format!("wss://localhost{path}")
+        .into_client_request()
+        .unwrap();
     let signature = signature(key, "GET", path, b"");
-    request.headers_mut().insert(SIGNATURE_HEADER, signature.parse().unwrap());
+    request
+        .headers_mut()
+        .insert(SIGNATURE_HEADER, signature.parse().unwrap());
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
     }
@@ -170,19 +181,27 @@ impl Device {
 
     pub async fn send(&mut self, request: &EscalateRequest) {
         for payload in split(&request.to_json().unwrap(), REQUEST_MAX).unwrap() {
-            let frame = self.link.send(FrameType::EscalateRequest, &payload).unwrap();
+            let frame = self
+                .link
+                .send(FrameType::EscalateRequest, &payload)
+                .unwrap();
             self.raw(frame).await;
         }
     }
 
     pub async fn raw(&mut self, message: Vec<u8>) {
-        self.socket.send(Message::Binary(message.into())).await.unwrap();
+        self.socket
+            .send(Message::Binary(message.into()))
+            .await
+            .unwrap();
     }
 
     /// What comes next, pings aside.
     pub async fn hear(&mut self) -> Heard {
         loop {
-            let message = timeout(PATIENCE, self.socket.next()).await.expect("something comes");
+            let message = timeout(PATIENCE, self.socket.next())
+                .await
+                .expect("something comes");
             let frame = match message {
                 Some(Ok(Message::Binary(frame))) => frame,
                 Some(Ok(Message::Close(frame))) => {

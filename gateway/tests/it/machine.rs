@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use halo_gateway::bundle::Terms;
 use halo_gateway::keyring::Keyring;
-use halo_gateway::session::{
-    Action, Ask, CloseReason, Count, Event, Refusal, Session, WriteError,
-};
+use halo_gateway::session::{Action, Ask, CloseReason, Count, Event, Refusal, Session, WriteError};
 use halo_receipts::documents::{
     EndCode, EndStatus, EscalateEnd, EscalateRequest, Notice, Operation, Progress,
 };
@@ -147,7 +145,10 @@ impl Bench {
 
     fn send_bytes(&mut self, document: &[u8]) {
         for payload in split(document, REQUEST_MAX).unwrap() {
-            let frame = self.device.send(FrameType::EscalateRequest, &payload).unwrap();
+            let frame = self
+                .device
+                .send(FrameType::EscalateRequest, &payload)
+                .unwrap();
             self.message(&frame);
         }
     }
@@ -197,7 +198,11 @@ fn a_question_is_written_before_it_is_asked_and_its_document_forwarded_as_it_is(
     };
     bench.event(Event::Token(&notice.encode().unwrap()));
     bench.event(Event::Token(b"\0\0\0\x01token"));
-    bench.event(Event::Ended(&bare(request_id(1), EndStatus::Ok, EndCode::Ok)));
+    bench.event(Event::Ended(&bare(
+        request_id(1),
+        EndStatus::Ok,
+        EndCode::Ok,
+    )));
     assert_eq!(bench.tokens.len(), 2);
     assert_eq!(bench.last_end(), (EndStatus::Ok, EndCode::Ok));
     // A token after the end goes nowhere.
@@ -229,8 +234,14 @@ fn refused_frames_change_nothing_and_sixteen_end_the_connection() {
     let mut bench = Bench::new();
     let question = bench.question(1).to_json().unwrap();
     let payloads = split(&question, REQUEST_MAX).unwrap();
-    let first = bench.device.send(FrameType::EscalateRequest, &payloads[0]).unwrap();
-    let second = bench.device.send(FrameType::EscalateRequest, &payloads[1]).unwrap();
+    let first = bench
+        .device
+        .send(FrameType::EscalateRequest, &payloads[0])
+        .unwrap();
+    let second = bench
+        .device
+        .send(FrameType::EscalateRequest, &payloads[1])
+        .unwrap();
     let session = bench.author.session;
     let key = bench.author.key(Tier::Orchestrator);
     let other_key = bench.author.key(Tier::Substrate);
@@ -249,7 +260,10 @@ fn refused_frames_change_nothing_and_sixteen_end_the_connection() {
         (frame(&key, &session, EscalateToken, 0), "direction"),
         (frame(&key, &session, EscalateEnd, 0), "direction"),
         (frame(&key, &session, FrameType::AudioChunk, 0), "direction"),
-        (frame(&key, &session, FrameType::Backpressure, 0), "direction"),
+        (
+            frame(&key, &session, FrameType::Backpressure, 0),
+            "direction",
+        ),
         (frame(&key, &stranger, EscalateRequest, 0), "tag"),
         (second.clone(), "sequence"),
         (frame(&other_key, &session, EscalateRequest, 0), "hmac"),
@@ -270,7 +284,10 @@ fn refused_frames_change_nothing_and_sixteen_end_the_connection() {
     assert!(bench.closed.is_none());
     bench.message(&second);
     for payload in &payloads[2..] {
-        let frame = bench.device.send(FrameType::EscalateRequest, payload).unwrap();
+        let frame = bench
+            .device
+            .send(FrameType::EscalateRequest, payload)
+            .unwrap();
         bench.message(&frame);
     }
     assert_eq!(bench.asked.len(), 1);
@@ -301,10 +318,18 @@ fn documents_that_are_none() {
         bench.send_bytes(document.as_bytes());
         assert_eq!(bench.ends.len(), ends, "{document}");
     }
-    assert!(bench.ends.iter().all(|end| end.code == EndCode::BundleInvalid));
+    assert!(
+        bench
+            .ends
+            .iter()
+            .all(|end| end.code == EndCode::BundleInvalid)
+    );
     question.max_tokens = 101;
     bench.send(&question);
-    assert_eq!(bench.last_end(), (EndStatus::Refused, EndCode::ContextExceeded));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Refused, EndCode::ContextExceeded)
+    );
     assert!(bench.untouched());
     assert_eq!(bench.reads, 0);
 }
@@ -316,7 +341,10 @@ fn fragments_out_of_order_and_over_the_limit() {
     let payloads = split(&question, REQUEST_MAX).unwrap();
     let long = split(&vec![b' '; END_MAX], END_MAX).unwrap();
     for payload in [&payloads[1], &long[0]] {
-        let frame = bench.device.send(FrameType::EscalateRequest, payload).unwrap();
+        let frame = bench
+            .device
+            .send(FrameType::EscalateRequest, payload)
+            .unwrap();
         bench.message(&frame);
     }
     assert_eq!(bench.refusals(), ["fragment", "fragment"]);
@@ -330,13 +358,19 @@ fn a_forged_bundle_is_refused_with_nothing_computed_and_nothing_written() {
     let mut question = bench.question(1);
     question.receipts[0].hmac_signature[5] ^= 1;
     bench.send(&question);
-    assert_eq!(bench.last_end(), (EndStatus::Refused, EndCode::BundleInvalid));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Refused, EndCode::BundleInvalid)
+    );
     assert_eq!(bench.refusals(), ["hmac"]);
     let capture = bench.author.capture();
     let late = record(request_id(2), &[&capture]);
     bench.send(&late);
     // The capture's parent was never written.
-    assert_eq!(bench.last_end(), (EndStatus::Refused, EndCode::BundleInvalid));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Refused, EndCode::BundleInvalid)
+    );
     assert!(bench.untouched());
     // Forging is bounded like any refusal.
     for _ in 0..14 {
@@ -352,7 +386,11 @@ fn one_request_at_a_time() {
     let first = bench.question(1);
     bench.send(&first);
     let capture = bench.author.capture();
-    for request in [record(request_id(2), &[&capture]), resume(request_id(1), None), first] {
+    for request in [
+        record(request_id(2), &[&capture]),
+        resume(request_id(1), None),
+        first,
+    ] {
         bench.send(&request);
         assert_eq!(bench.last_end(), (EndStatus::Refused, EndCode::Busy));
         assert!(bench.ends.last().unwrap().retry_after_ms.is_some());
@@ -360,7 +398,11 @@ fn one_request_at_a_time() {
     assert_eq!((bench.ledger.len(), bench.asked.len()), (1, 1));
     // The running answer is not disturbed.
     bench.event(Event::Token(b"\0\0\0\x01token"));
-    bench.event(Event::Ended(&bare(request_id(1), EndStatus::Ok, EndCode::Ok)));
+    bench.event(Event::Ended(&bare(
+        request_id(1),
+        EndStatus::Ok,
+        EndCode::Ok,
+    )));
     assert_eq!(bench.last_end(), (EndStatus::Ok, EndCode::Ok));
     bench.send(&record(request_id(2), &[&capture]));
     assert_eq!(bench.last_end(), (EndStatus::Recorded, EndCode::Ok));
@@ -389,9 +431,14 @@ fn what_is_not_admitted_is_not_written() {
 fn a_ledger_that_does_not_serve() {
     let mut bench = Bench::new();
     let question = bench.question(1);
-    bench.write.push_back(WriteError::Unavailable("full".to_owned()));
+    bench
+        .write
+        .push_back(WriteError::Unavailable("full".to_owned()));
     bench.send(&question);
-    assert_eq!(bench.last_end(), (EndStatus::Failed, EndCode::LedgerUnavailable));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Failed, EndCode::LedgerUnavailable)
+    );
     assert!(bench.untouched());
     // The same document again, as the retry time says.
     bench.send(&question);
@@ -405,9 +452,14 @@ fn a_ledger_that_does_not_serve() {
     assert_eq!((bench.asked.len(), bench.reads), (1, 2));
     let mut bench = Bench::new();
     let question = bench.question(1);
-    bench.write.extend([WriteError::Conflict, WriteError::Conflict]);
+    bench
+        .write
+        .extend([WriteError::Conflict, WriteError::Conflict]);
     bench.send(&question);
-    assert_eq!(bench.last_end(), (EndStatus::Failed, EndCode::LedgerUnavailable));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Failed, EndCode::LedgerUnavailable)
+    );
 }
 
 #[test]
@@ -419,11 +471,18 @@ fn an_answer_that_does_not_start() {
         code: EndCode::UnknownRequest,
         retry_after_ms: None,
     })));
-    assert_eq!(bench.last_end(), (EndStatus::Refused, EndCode::UnknownRequest));
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Refused, EndCode::UnknownRequest)
+    );
     assert!(bench.session.is_idle());
     bench.send(&resume(request_id(9), None));
     assert_eq!(bench.resumed[1], (request_id(9), 0));
-    let count = Count::Request(Operation::Resume, EndStatus::Refused, EndCode::UnknownRequest);
+    let count = Count::Request(
+        Operation::Resume,
+        EndStatus::Refused,
+        EndCode::UnknownRequest,
+    );
     assert!(bench.counts.contains(&count));
 }
 
@@ -433,10 +492,14 @@ fn a_long_end_is_cut_into_frames() {
     let question = bench.question(1);
     bench.send(&question);
     let parent = bench.author.captures.unwrap();
-    let answer = bench.author.answer(request_id(1), parent, 0, &[], &"x".repeat(500));
+    let answer = bench
+        .author
+        .answer(request_id(1), parent, 0, &[], &"x".repeat(500));
     let end = EscalateEnd {
         receipts: vec![answer.receipt.clone()],
-        payloads: vec![Some(halo_receipts::payload::to_raw(&answer.payload.unwrap()).unwrap())],
+        payloads: vec![Some(
+            halo_receipts::payload::to_raw(&answer.payload.unwrap()).unwrap(),
+        )],
         ..EscalateEnd::bare(request_id(1), EndStatus::Ok, EndCode::Ok)
     };
     bench.event(Event::Ended(&end.to_json().unwrap()));

@@ -1,5 +1,11 @@
 //! The gateway from outside: its pure machines as tables, and the running server with real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on stops"
+)]
+
 mod author;
 mod bundles;
 mod device;

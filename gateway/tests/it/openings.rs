@@ -48,7 +48,11 @@ fn ask(request: &OpenRequest, now: u64, nonces: &mut Nonces) -> Result<OpenReque
     let body = serde_json::to_vec(request).unwrap();
     let keys = keys();
     let key = keys
-        .device_key(&request.tenant_id, &request.device_id, request.device_generation)
+        .device_key(
+            &request.tenant_id,
+            &request.device_id,
+            request.device_generation,
+        )
         .unwrap();
     let header = signature(&key, "POST", SESSIONS_PATH, &body);
     let attempt = Attempt {
@@ -68,9 +72,21 @@ fn every_refusal_and_nothing_remembered_of_it() {
         request
     };
     let table = [
-        (changed(|r| r.tenant_id = "nobody".parse().unwrap()), NOW, Refused::Tenant),
-        (changed(|r| r.device_id = "lost-phone".parse().unwrap()), NOW, Refused::Revoked),
-        (changed(|r| r.device_generation = 1), NOW, Refused::Generation),
+        (
+            changed(|r| r.tenant_id = "nobody".parse().unwrap()),
+            NOW,
+            Refused::Tenant,
+        ),
+        (
+            changed(|r| r.device_id = "lost-phone".parse().unwrap()),
+            NOW,
+            Refused::Revoked,
+        ),
+        (
+            changed(|r| r.device_generation = 1),
+            NOW,
+            Refused::Generation,
+        ),
         (request(1), NOW + 121, Refused::Clock),
         (request(1), NOW + 300, Refused::Clock),
         (request(1), NOW - 121, Refused::Clock),
@@ -98,12 +114,42 @@ fn wrong_signatures_and_bodies() {
     let spaced = [b" ", body.as_slice()].concat();
     let table: [(&str, &[u8], Option<String>, Refused); 8] = [
         (SESSIONS_PATH, &body, None, Refused::Malformed),
-        (SESSIONS_PATH, &body, Some(String::new()), Refused::Signature),
-        (SESSIONS_PATH, &body, Some(good.to_uppercase()), Refused::Signature),
-        (SESSIONS_PATH, &body, Some(signature(&older, "POST", SESSIONS_PATH, &body)), Refused::Signature),
-        (SESSIONS_PATH, &body, Some(signature(&key, "GET", SESSIONS_PATH, &body)), Refused::Signature),
-        ("/v1/halo/sessions?x", &body, Some(good.clone()), Refused::Signature),
-        (SESSIONS_PATH, &spaced, Some(good.clone()), Refused::Signature),
+        (
+            SESSIONS_PATH,
+            &body,
+            Some(String::new()),
+            Refused::Signature,
+        ),
+        (
+            SESSIONS_PATH,
+            &body,
+            Some(good.to_uppercase()),
+            Refused::Signature,
+        ),
+        (
+            SESSIONS_PATH,
+            &body,
+            Some(signature(&older, "POST", SESSIONS_PATH, &body)),
+            Refused::Signature,
+        ),
+        (
+            SESSIONS_PATH,
+            &body,
+            Some(signature(&key, "GET", SESSIONS_PATH, &body)),
+            Refused::Signature,
+        ),
+        (
+            "/v1/halo/sessions?x",
+            &body,
+            Some(good.clone()),
+            Refused::Signature,
+        ),
+        (
+            SESSIONS_PATH,
+            &spaced,
+            Some(good.clone()),
+            Refused::Signature,
+        ),
         (SESSIONS_PATH, b"{}", Some(good.clone()), Refused::Malformed),
     ];
     for (path, body, header, reason) in table {
@@ -126,7 +172,10 @@ fn a_nonce_works_once_for_as_long_as_its_timestamp_is_good() {
         assert_eq!(ask(&request(1), now, &mut nonces), Err(Refused::Replay));
     }
     // After that the clock refuses it, and it need not be remembered any more.
-    assert_eq!(ask(&request(1), NOW + 121, &mut nonces), Err(Refused::Clock));
+    assert_eq!(
+        ask(&request(1), NOW + 121, &mut nonces),
+        Err(Refused::Clock)
+    );
     assert!(nonces.is_empty());
     // Another device may use the same nonce.
     let mut other = request(1);

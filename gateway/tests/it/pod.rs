@@ -1,6 +1,5 @@
 //! A substrate pod: a real WebSocket server that checks its gateway, writes real receipts and streams what a test lets it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -33,8 +32,6 @@ pub enum Manner {
     Whole,
     /// Its process dies after so many tokens, whose receipts are durable.
     Dies(u32),
-    /// It is stopped by the link's end after so many tokens, and closes the answer by itself.
-    Polite(u32),
     /// It signs with another key.
     Impostor,
     /// It does not know the gateway.
@@ -43,7 +40,6 @@ pub enum Manner {
 
 /// What a pod was asked and how.
 pub struct Pod {
-    pub address: SocketAddr,
     pub upgrades: Arc<AtomicU32>,
     pub requests: Arc<AtomicU32>,
     pub cancelled: Arc<AtomicU32>,
@@ -81,7 +77,6 @@ impl Pod {
             tokens: Arc::new(Semaphore::new(permits)),
         };
         let pod = Pod {
-            address: listener.local_addr().unwrap(),
             upgrades: Arc::clone(&inside.upgrades),
             requests: Arc::clone(&inside.requests),
             cancelled: Arc::clone(&inside.cancelled),
@@ -105,7 +100,11 @@ fn parse(path: &str) -> (SessionId, Epoch, u32) {
         found.next().unwrap().1.to_owned()
     };
     let epoch = Epoch(value("epoch").parse().unwrap());
-    (value("session").parse().unwrap(), epoch, value("link").parse().unwrap())
+    (
+        value("session").parse().unwrap(),
+        epoch,
+        value("link").parse().unwrap(),
+    )
 }
 
 impl Inside {
@@ -131,6 +130,7 @@ impl Inside {
         let (session, epoch, link) = parse(&path);
         let mut author = Author::new(session, epoch);
         author.content = self.content;
+        author.counter = u64::from(link + 1) * 1_000_000;
         let key = author.key(Tier::Substrate);
         assert_eq!(path, substrate_path(&author.tenant, &session, epoch, link));
         assert!(signature_is_valid(&key, "GET", &path, b"", &header));
@@ -150,7 +150,11 @@ impl Inside {
             _ => key,
         };
         // The impostor still reads what it is sent.
-        let mut receiving = Link::new(End::Substrate, session, Arc::new(author.key(Tier::Substrate)));
+        let mut receiving = Link::new(
+            End::Substrate,
+            session,
+            Arc::new(author.key(Tier::Substrate)),
+        );
         let mut sending = Link::new(End::Substrate, session, Arc::new(signer));
         let mut incoming = Reassembler::new(REQUEST_MAX);
         let document = loop {
@@ -168,23 +172,17 @@ impl Inside {
         self.requests.fetch_add(1, Ordering::SeqCst);
         let request = EscalateRequest::parse(&document).unwrap();
         let routing = request.receipts.last().unwrap().as_parent();
-        let first = self.ledger.session(&session).await.unwrap().unwrap().next_substrate;
+        let first = self
+            .ledger
+            .session(&session)
+            .await
+            .unwrap()
+            .unwrap()
+            .next_substrate;
         let (mut parent, mut members) = (routing, Vec::new());
         for (step, text) in (0u32..).zip(WORDS) {
-            match self.manner {
-                Manner::Dies(after) if step == after => return,
-                Manner::Polite(after) if step == after => {
-                    // Waits for the link's end.
-                    while let Some(Ok(message)) = socket.next().await {
-                        if message.is_close() {
-                            break;
-                        }
-                    }
-                    self.cancelled.fetch_add(1, Ordering::SeqCst);
-                    self.close(&mut author, &request, &members, first).await;
-                    return;
-                }
-                _ => {}
+            if self.manner == Manner::Dies(step) {
+                return;
             }
             let permit = tokio::select! {
                 permit = self.tokens.acquire() => permit,
@@ -202,7 +200,8 @@ impl Inside {
             permit.unwrap().forget();
             let (written, token) = author.step(step, parent, text);
             parent = written[0].receipt.as_parent();
-            self.append(session, first + members.len() as u32, &written).await;
+            self.append(session, first + members.len() as u32, &written)
+                .await;
             members.extend(written);
             let payload = token.encode().unwrap();
             let frame = sending.send(FrameType::EscalateToken, &payload).unwrap();
@@ -212,7 +211,12 @@ impl Inside {
         }
         let last = members.last().unwrap().receipt.as_parent();
         let answer = author.answer(request.request_id, last, first, &members, &WORDS.concat());
-        self.append(session, first + members.len() as u32, std::slice::from_ref(&answer)).await;
+        self.append(
+            session,
+            first + members.len() as u32,
+            std::slice::from_ref(&answer),
+        )
+        .await;
         let end = EscalateEnd {
             receipts: vec![answer.receipt],
             payloads: vec![Some(to_raw(&answer.payload.unwrap()).unwrap())],
@@ -243,12 +247,18 @@ impl Inside {
         members: &[Written],
         first: u32,
     ) {
+        if self.manner == Manner::Impostor {
+            return;
+        }
         let routing = request.receipts.last().unwrap().as_parent();
-        let last = members.last().map_or(routing, |last| last.receipt.as_parent());
+        let last = members
+            .last()
+            .map_or(routing, |last| last.receipt.as_parent());
         let text = WORDS[..members.len() / 2].concat();
         author.finish = Some("cancelled");
         let answer = author.answer(request.request_id, last, first, members, &text);
         let at = first + members.len() as u32;
-        self.append(author.session, at, std::slice::from_ref(&answer)).await;
+        self.append(author.session, at, std::slice::from_ref(&answer))
+            .await;
     }
 }

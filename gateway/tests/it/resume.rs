@@ -31,7 +31,10 @@ async fn a_broken_connection_misses_no_step_and_hears_none_twice() {
         until("the break", || world.metric(broken) == 1.0).await;
         // The answer goes on without its device.
         pod.tokens.add_permits(2);
-        until("two more tokens", || world.metric("halo_gateway_tokens_total") == 4.0).await;
+        until("two more tokens", || {
+            world.metric("halo_gateway_tokens_total") == 4.0
+        })
+        .await;
         let mut device = Device::again(&world, author).await;
         device.send(&resume(request_id(1), Some(1))).await;
         tokens.extend([device.token().await, device.token().await]);
@@ -55,14 +58,20 @@ async fn a_device_that_closes_its_connection_asks_no_longer() {
     let first = device.token().await;
     device.token().await;
     device.socket.close(None).await.unwrap();
-    until("the cancellation", || pod.cancelled.load(Ordering::SeqCst) == 1).await;
+    until("the cancellation", || {
+        pod.cancelled.load(Ordering::SeqCst) == 1
+    })
+    .await;
     let author = lose(device);
     let mut device = Device::again(&world, author).await;
     // It has kept the first token only.
     device.send(&resume(request_id(1), Some(0))).await;
     let (rest, end) = device.answer().await;
     assert_eq!(steps(&rest), [1]);
-    assert_eq!((end.status, end.code), (EndStatus::Cancelled, EndCode::Cancelled));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Cancelled, EndCode::Cancelled)
+    );
     let tokens = [vec![first], rest].concat();
     device.seals(&tokens, &end).await;
 }
@@ -79,7 +88,10 @@ async fn an_answer_whose_device_never_comes_back_is_stopped() {
     device.send(&question).await;
     device.token().await;
     let author = lose(device);
-    until("the cancellation", || pod.cancelled.load(Ordering::SeqCst) == 1).await;
+    until("the cancellation", || {
+        pod.cancelled.load(Ordering::SeqCst) == 1
+    })
+    .await;
     until("the end", || world.gateway.answers.is_empty()).await;
     let mut device = Device::again(&world, author).await;
     device.send(&resume(request_id(1), None)).await;
@@ -110,7 +122,10 @@ async fn a_finished_answer_can_be_had_again_from_the_ledger() {
     device.send(&resume(request_id(9), None)).await;
     let (none, end) = device.answer().await;
     assert!(none.is_empty());
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::UnknownRequest));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::UnknownRequest)
+    );
 }
 
 #[tokio::test]

@@ -41,8 +41,15 @@ async fn a_question_is_answered_sealed_and_stands_in_the_ledger() {
     let book = Book::read(&evidence, session, &device.author.tenant).unwrap();
     assert_eq!(book.next_device(), 6);
     assert_eq!(evidence.next_number(Stream::Substrate), 22);
-    let claims: Vec<Claim> = evidence.claims.iter().map(|claim| claim.parse().unwrap()).collect();
-    let kinds: Vec<(ClaimKind, u32)> = claims.iter().map(|claim| (claim.kind, claim.link)).collect();
+    let claims: Vec<Claim> = evidence
+        .claims
+        .iter()
+        .map(|claim| claim.parse().unwrap())
+        .collect();
+    let kinds: Vec<(ClaimKind, u32)> = claims
+        .iter()
+        .map(|claim| (claim.kind, claim.link))
+        .collect();
     // One link for each question.
     assert_eq!(
         kinds,
@@ -54,7 +61,12 @@ async fn a_question_is_answered_sealed_and_stands_in_the_ledger() {
         ]
     );
     let key = device.author.key(Tier::Orchestrator);
-    assert!(evidence.claims.iter().all(|claim| claim.verify::<Claim>(&key)));
+    assert!(
+        evidence
+            .claims
+            .iter()
+            .all(|claim| claim.verify::<Claim>(&key))
+    );
     assert_eq!(pod.requests.load(Ordering::SeqCst), 2);
     assert_eq!(world.metric("halo_gateway_tokens_total"), 10.0);
     assert_eq!(world.metric("halo_gateway_receipts_total"), 6.0);
@@ -67,7 +79,10 @@ async fn an_epoch_has_one_connection_and_a_newer_one_ends_the_older() {
     let world = World::alone().await;
     let mut device = Device::new(&world).await;
     let key = device.author.key(Tier::Orchestrator);
-    assert_eq!(upgrade(&world, &device.stream, &key, &[]).await.err(), Some(409));
+    assert_eq!(
+        upgrade(&world, &device.stream, &key, &[]).await.err(),
+        Some(409)
+    );
     // The first connection is not disturbed.
     let capture = device.author.capture();
     device.send(&record(request_id(1), &[&capture])).await;
@@ -78,7 +93,10 @@ async fn an_epoch_has_one_connection_and_a_newer_one_ends_the_older() {
     author.captures = device.author.captures;
     let mut newer = Device::again(&world, author).await;
     assert_eq!(device.closed().await, Some(CloseCode::Normal));
-    assert_eq!(upgrade(&world, &old_stream, &key, &[]).await.err(), Some(401));
+    assert_eq!(
+        upgrade(&world, &old_stream, &key, &[]).await.err(),
+        Some(401)
+    );
     let capture = newer.author.capture();
     newer.send(&record(request_id(2), &[&capture])).await;
     assert_eq!(newer.answer().await.1.status, EndStatus::Recorded);
@@ -89,7 +107,11 @@ async fn refusals_look_alike() {
     let world = World::alone().await;
     let now = open_request().timestamp.micros();
     let used = open_request();
-    assert!(open(&world, SESSIONS_PATH, &used, "").await.starts_with("HTTP/1.1 201"));
+    assert!(
+        open(&world, SESSIONS_PATH, &used, "")
+            .await
+            .starts_with("HTTP/1.1 201")
+    );
     let at = |micros| halo_receipts::time::Timestamp::from_micros(micros).unwrap();
     let mut requests = vec![used];
     for change in 0..5 {
@@ -119,9 +141,26 @@ async fn refusals_look_alike() {
     answers.push(open(&world, SESSIONS_PATH, &open_request(), twice).await);
     for answer in &answers {
         let dateless: Vec<&str> = answer.lines().filter(|l| !l.starts_with("date:")).collect();
-        assert_eq!(dateless, ["HTTP/1.1 401 Unauthorized", "connection: close", "content-length: 0", ""]);
+        assert_eq!(
+            dateless,
+            [
+                "HTTP/1.1 401 Unauthorized",
+                "connection: close",
+                "content-length: 0",
+                ""
+            ]
+        );
     }
-    for reason in ["replay", "clock", "revoked", "generation", "tenant", "foreign_session", "session", "malformed"] {
+    for reason in [
+        "replay",
+        "clock",
+        "revoked",
+        "generation",
+        "tenant",
+        "foreign_session",
+        "session",
+        "malformed",
+    ] {
         let name = format!("halo_gateway_refused_openings_total{{reason=\"{reason}\"}}");
         assert!(world.metric(&name) >= 1.0, "{reason}");
     }
@@ -135,24 +174,48 @@ async fn what_is_no_upgrade_is_refused_before_a_socket_exists() {
     let key = device.author.key(Tier::Orchestrator);
     let wrong = device.author.key(Tier::Sensor);
     assert_eq!(upgrade(&world, &path, &wrong, &[]).await.err(), Some(401));
-    assert_eq!(upgrade(&world, &format!("{path}&x"), &key, &[]).await.err(), Some(401));
+    assert_eq!(
+        upgrade(&world, &format!("{path}&x"), &key, &[]).await.err(),
+        Some(401)
+    );
     let origin = [("origin", "https://example.com")];
     assert_eq!(upgrade(&world, &path, &key, &origin).await.err(), Some(403));
     let browser = open(&world, SESSIONS_PATH, &open_request(), "origin: null\r\n").await;
     assert!(browser.starts_with("HTTP/1.1 403"));
-    assert_eq!(upgrade(&world, &path, &key, &[("content-length", "3")]).await.err(), Some(400));
-    assert_eq!(upgrade(&world, &path, &key, &[("transfer-encoding", "chunked")]).await.err(), Some(400));
+    assert_eq!(
+        upgrade(&world, &path, &key, &[("content-length", "3")])
+            .await
+            .err(),
+        Some(400)
+    );
+    assert_eq!(
+        upgrade(&world, &path, &key, &[("transfer-encoding", "chunked")])
+            .await
+            .err(),
+        Some(400)
+    );
     let plain = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    assert!(exchange(&world, plain.as_bytes()).await.starts_with("HTTP/1.1 400"));
+    assert!(
+        exchange(&world, plain.as_bytes())
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
     let nowhere = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    assert!(exchange(&world, nowhere.as_bytes()).await.starts_with("HTTP/1.1 404"));
+    assert!(
+        exchange(&world, nowhere.as_bytes())
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
     // Compression is offered and not taken.
     let offered = [("sec-websocket-extensions", "permessage-deflate")];
     let mut other = crate::author::Author::new(device.session(), device.author.epoch);
     other.captures = None;
     let again = Device::again(&world, other).await;
     drop(again);
-    assert_eq!(upgrade(&world, &path, &key, &offered).await.err(), Some(401));
+    assert_eq!(
+        upgrade(&world, &path, &key, &offered).await.err(),
+        Some(401)
+    );
 }
 
 #[tokio::test]
@@ -164,23 +227,41 @@ async fn slow_and_huge_requests() {
     };
     let world = World::with(None, limits, ContentPolicy::Sealed).await;
     // A head and a body that never end, a handshake that never begins.
-    assert_eq!(exchange(&world, b"POST /v1/halo/sessions HTTP/1.1\r\nhost: ").await, "");
+    assert_eq!(
+        exchange(&world, b"POST /v1/halo/sessions HTTP/1.1\r\nhost: ").await,
+        ""
+    );
     let slow = "POST /v1/halo/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{";
-    assert!(exchange(&world, slow.as_bytes()).await.starts_with("HTTP/1.1 401"));
+    assert!(
+        exchange(&world, slow.as_bytes())
+            .await
+            .starts_with("HTTP/1.1 401")
+    );
     let mut silent = TcpStream::connect(world.address).await.unwrap();
     assert_eq!(silent.read(&mut [0; 16]).await.unwrap_or(0), 0);
     let timeout = "halo_gateway_turned_away_sockets_total{reason=\"tls_timeout\"}";
     until("the count", || world.metric(timeout) == 1.0).await;
 
-    let huge = post(SESSIONS_PATH, b"{}", &format!("x: {}\r\n", "y".repeat(64 * 1024)));
+    let huge = post(
+        SESSIONS_PATH,
+        b"{}",
+        &format!("x: {}\r\n", "y".repeat(64 * 1024)),
+    );
     let answer = exchange(&world, &huge).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let many = post(SESSIONS_PATH, b"{}", &"x: y\r\n".repeat(100));
     let answer = exchange(&world, &many).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let long = vec![b' '; 64 * 1024];
-    assert!(exchange(&world, &post(SESSIONS_PATH, &long, "")).await.starts_with("HTTP/1.1 401"));
-    until("no socket is left", || world.gateway.metrics.sockets.get() == 0).await;
+    assert!(
+        exchange(&world, &post(SESSIONS_PATH, &long, ""))
+            .await
+            .starts_with("HTTP/1.1 401")
+    );
+    until("no socket is left", || {
+        world.gateway.metrics.sockets.get() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -190,7 +271,13 @@ async fn forged_frames_reach_no_pod_and_end_the_connection() {
     let session = device.session();
     let wrong = device.author.key(Tier::Sensor);
     for sequence in 0..16 {
-        let frame = encode(&wrong, &session, FrameType::EscalateRequest, sequence, b"\0\0\0\x01{}");
+        let frame = encode(
+            &wrong,
+            &session,
+            FrameType::EscalateRequest,
+            sequence,
+            b"\0\0\0\x01{}",
+        );
         device.raw(frame.unwrap()).await;
     }
     assert_eq!(device.closed().await, Some(CloseCode::Policy));
@@ -199,8 +286,16 @@ async fn forged_frames_reach_no_pod_and_end_the_connection() {
     question.receipts[1].hmac_signature[0] ^= 1;
     device.send(&question).await;
     let (_, end) = device.answer().await;
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::BundleInvalid));
-    let state = world.ledger.session(&device.session()).await.unwrap().unwrap();
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::BundleInvalid)
+    );
+    let state = world
+        .ledger
+        .session(&device.session())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(state.next_device, 0);
     assert_eq!(pod.upgrades.load(Ordering::SeqCst), 0);
     assert_eq!(world.metric("halo_gateway_receipts_total"), 0.0);
@@ -210,14 +305,23 @@ async fn forged_frames_reach_no_pod_and_end_the_connection() {
 async fn messages_that_are_no_frames() {
     let world = World::alone().await;
     let mut device = Device::new(&world).await;
-    device.socket.send(Message::Text("hello".into())).await.unwrap();
+    device
+        .socket
+        .send(Message::Text("hello".into()))
+        .await
+        .unwrap();
     assert_eq!(device.closed().await, Some(CloseCode::Unsupported));
     let mut device = Device::new(&world).await;
     device.raw(vec![1; 257]).await;
     assert_eq!(device.closed().await, Some(CloseCode::Size));
     // A length that only claims to be long, an unmasked frame, reserved bits, a fragment, a length in the long form.
     let table: [(&[u8], CloseCode); 4] = [
-        (&[0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], CloseCode::Size),
+        (
+            &[
+                0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0,
+            ],
+            CloseCode::Size,
+        ),
         (&[0x82, 0x01, 0x00], CloseCode::Protocol),
         (&[0xc2, 0x81, 0, 0, 0, 0, 0], CloseCode::Protocol),
         (&[0x02, 0x81, 0, 0, 0, 0, 0], CloseCode::Unsupported),
@@ -231,7 +335,12 @@ async fn messages_that_are_no_frames() {
     // Pings faster than one a second are counted like refused frames.
     let mut device = Device::new(&world).await;
     for _ in 0..18 {
-        if device.socket.send(Message::Ping(vec![].into())).await.is_err() {
+        if device
+            .socket
+            .send(Message::Ping(vec![].into()))
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -276,17 +385,28 @@ async fn a_request_is_held_until_its_pod_is_there() {
     let mut device = Device::new(&world).await;
     let question = device.question(1);
     device.send(&question).await;
-    assert!(matches!(device.hear().await, Heard::Notice(notice) if notice.state == Progress::Waking));
+    assert!(
+        matches!(device.hear().await, Heard::Notice(notice) if notice.state == Progress::Waking)
+    );
     // The tenant may hold one request: the next is refused with a time, and nothing of the first is lost.
     let mut second = Device::new(&world).await;
     let other = second.question(2);
     second.send(&other).await;
     let (_, end) = second.answer().await;
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::Unavailable));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::Unavailable)
+    );
     assert!(end.retry_after_ms.is_some());
     assert_eq!(world.gateway.metrics.held.get(), 1);
     let port = tokio::net::TcpListener::bind(address).await.unwrap();
-    let _pod = Pod::start(port, Manner::Whole, Arc::clone(&world.ledger), ContentPolicy::Sealed, 10);
+    let _pod = Pod::start(
+        port,
+        Manner::Whole,
+        Arc::clone(&world.ledger),
+        ContentPolicy::Sealed,
+        10,
+    );
     let (tokens, end) = device.answer().await;
     assert_eq!(end.status, EndStatus::Ok);
     device.seals(&tokens, &end).await;
@@ -308,14 +428,20 @@ async fn a_pod_that_never_comes_and_a_tenant_without_one() {
     let question = device.question(1);
     device.send(&question).await;
     let (_, end) = device.answer().await;
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::WakeDeadline));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::WakeDeadline)
+    );
     assert!(end.retry_after_ms.is_some());
     let world = World::alone().await;
     let mut device = Device::new(&world).await;
     let question = device.question(1);
     device.send(&question).await;
     let (_, end) = device.answer().await;
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::Unavailable));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::Unavailable)
+    );
     assert_eq!(end.retry_after_ms, None);
 }
 
@@ -326,7 +452,10 @@ async fn wrong_pods() {
     let question = device.question(1);
     device.send(&question).await;
     let (_, end) = device.answer().await;
-    assert_eq!((end.status, end.code), (EndStatus::Refused, EndCode::Unavailable));
+    assert_eq!(
+        (end.status, end.code),
+        (EndStatus::Refused, EndCode::Unavailable)
+    );
 
     // One that signs with another key: nothing that it says reaches the device.
     let (world, _pod) = with_pod(Manner::Impostor, 10).await;
@@ -336,7 +465,10 @@ async fn wrong_pods() {
     let (tokens, end) = device.answer().await;
     assert!(tokens.is_empty());
     assert_eq!((end.status, end.code), (EndStatus::Failed, EndCode::Lost));
-    assert_eq!(world.metric("halo_gateway_pod_links_total{outcome=\"hmac\"}"), 1.0);
+    assert_eq!(
+        world.metric("halo_gateway_pod_links_total{outcome=\"hmac\"}"),
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -372,7 +504,10 @@ async fn a_shutdown_lets_idle_devices_go_and_answers_finish() {
     let drained = tokio::spawn(async move { server::drain(&gateway).await });
     assert_eq!(idle.closed().await, Some(CloseCode::Restart));
     let ready = admin(&world, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("draining"), "{ready}");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("draining"),
+        "{ready}"
+    );
     assert!(admin(&world, "/healthz").await.starts_with("HTTP/1.1 200"));
     pod.tokens.add_permits(10);
     let (rest, end) = device.answer().await;
@@ -382,7 +517,10 @@ async fn a_shutdown_lets_idle_devices_go_and_answers_finish() {
     let next = device.question(2);
     device.send(&next).await;
     let (_, refused) = device.answer().await;
-    assert_eq!((refused.status, refused.code), (EndStatus::Refused, EndCode::Draining));
+    assert_eq!(
+        (refused.status, refused.code),
+        (EndStatus::Refused, EndCode::Draining)
+    );
     device.author.d.truncate(2);
     device.seals(&tokens, &end).await;
     assert_eq!(device.closed().await, Some(CloseCode::Restart));
@@ -430,7 +568,10 @@ async fn an_address_with_many_failures_is_turned_away() {
 async fn only_tls_is_spoken_and_one_panic_of_a_peer_harms_nobody() {
     let world = World::alone().await;
     let mut plain = TcpStream::connect(world.address).await.unwrap();
-    plain.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"));

@@ -76,12 +76,19 @@ fn the_document_arrives_as_it_was_and_tokens_come_in_order() {
         position: 2,
         eta_ms: 0,
     };
-    let frame = pod.send(FrameType::EscalateToken, &notice.encode().unwrap()).unwrap();
-    assert!(matches!(upstream.receive(&frame), Ok(Some(Received::Notice(_)))));
+    let frame = pod
+        .send(FrameType::EscalateToken, &notice.encode().unwrap())
+        .unwrap();
+    assert!(matches!(
+        upstream.receive(&frame),
+        Ok(Some(Received::Notice(_)))
+    ));
     author.capture();
     let routing = author.routing(request_id(1), "?");
     let (step, token) = author.step(0, routing.receipt.as_parent(), "One");
-    let frame = pod.send(FrameType::EscalateToken, &token.encode().unwrap()).unwrap();
+    let frame = pod
+        .send(FrameType::EscalateToken, &token.encode().unwrap())
+        .unwrap();
     let received = upstream.receive(&frame).unwrap();
     assert!(matches!(received, Some(Received::Token { text, .. }) if text == "One"));
     let answer = author.answer(request_id(1), step[1].receipt.as_parent(), 0, &step, "One");
@@ -111,7 +118,9 @@ fn what_a_wrong_pod_sends() {
     let frame = impostor.send(FrameType::EscalateToken, &payload).unwrap();
     assert_eq!(upstream.receive(&frame).unwrap_err().name(), "tag");
     let (mut upstream, mut pod) = pair(&author);
-    let frame = pod.send(FrameType::EscalateToken, &token(1).encode().unwrap()).unwrap();
+    let frame = pod
+        .send(FrameType::EscalateToken, &token(1).encode().unwrap())
+        .unwrap();
     assert_eq!(upstream.receive(&frame).unwrap_err().name(), "step");
     let (mut upstream, mut pod) = pair(&author);
     let frame = pod.send(FrameType::EscalateToken, b"\0\0\0\x02").unwrap();
@@ -136,7 +145,16 @@ fn what_a_wrong_pod_sends() {
     author.epoch = Epoch(EPOCH.0 + 1);
     let later = author.answer(request_id(1), routing.receipt.as_parent(), 0, &[], "");
     author.epoch = EPOCH;
-    let ends = [foreign, bare, recorded, forged, twice, routed, end_of(&other_request), end_of(&later)];
+    let ends = [
+        foreign,
+        bare,
+        recorded,
+        forged,
+        twice,
+        routed,
+        end_of(&other_request),
+        end_of(&later),
+    ];
     for (at, end) in ends.iter().enumerate() {
         let (mut upstream, mut pod) = pair(&author);
         let refused = end_over(&mut upstream, &mut pod, end);
@@ -145,7 +163,10 @@ fn what_a_wrong_pod_sends() {
     // A refusal needs no response.
     let refusal = EscalateEnd::bare(request_id(1), EndStatus::Refused, EndCode::ContextExceeded);
     let (mut upstream, mut pod) = pair(&author);
-    assert!(matches!(end_over(&mut upstream, &mut pod, &refusal), Ok(Some(Received::End(..)))));
+    assert!(matches!(
+        end_over(&mut upstream, &mut pod, &refusal),
+        Ok(Some(Received::End(..)))
+    ));
 }
 
 /// A session whose answer has `steps` steps and, when `torn`, a load without its token.
@@ -168,7 +189,9 @@ fn broken(author: &mut Author, steps: u32, torn: bool) -> (Vec<Written>, Vec<Wri
 }
 
 fn find(author: &Author, evidence: &Evidence) -> StoredAnswer {
-    StoredAnswer::find(evidence, &mut ring(author), request_id(1)).unwrap().unwrap()
+    StoredAnswer::find(evidence, &mut ring(author), request_id(1))
+        .unwrap()
+        .unwrap()
 }
 
 #[test]
@@ -221,8 +244,13 @@ fn an_answer_that_broke_off_is_closed_as_the_chain_wants_it() {
             now: Timestamp::from_micros(u64::from(EPOCH.0) * 1_000_000 + 999).unwrap(),
         };
         let stored = find(&author, &evidence);
-        let block = stored.interrupted("lost", &closing, &[], &mut ring(&author)).unwrap();
-        assert_eq!((block.stream, block.first), (Stream::Substrate, substrate.len() as u32));
+        let block = stored
+            .interrupted("lost", &closing, &[], &mut ring(&author))
+            .unwrap();
+        assert_eq!(
+            (block.stream, block.first),
+            (Stream::Substrate, substrate.len() as u32)
+        );
         evidence.blocks.push(stored_block(&block));
 
         // The chain takes all of it, and the seal names what stands there.
@@ -248,7 +276,14 @@ fn an_answer_that_broke_off_is_closed_as_the_chain_wants_it() {
         assert_eq!(response.completion_tokens, steps);
         let counted: u32 = response.blocks.iter().map(|block| block.count).sum();
         assert_eq!(counted, substrate.len() as u32);
-        assert_eq!(response.blocks.len(), if substrate.len() > 4 { 2 } else { usize::from(!substrate.is_empty()) });
+        assert_eq!(
+            response.blocks.len(),
+            if substrate.len() > 4 {
+                2
+            } else {
+                usize::from(!substrate.is_empty())
+            }
+        );
         let output: String = tokens.iter().map(|token| token.text.as_str()).collect();
         let content: AnswerContent = response
             .private()
@@ -274,7 +309,9 @@ fn text_that_is_not_kept_is_committed_to_as_it_was_heard() {
     // A third token was heard, but never became durable.
     let heard = ["t0 ", "t1 ", "t2 "].map(str::to_owned);
     let stored = find(&author, &evidence);
-    let block = stored.interrupted("lost", &closing, &heard, &mut ring(&author)).unwrap();
+    let block = stored
+        .interrupted("lost", &closing, &heard, &mut ring(&author))
+        .unwrap();
     let receipt = Receipt::parse(&block.receipts[0].bytes).unwrap();
     let payload = block.receipts[0].payload.as_deref();
     let Ok(Event::SubstrateResponse(response)) = Event::read(&receipt.body, payload) else {

@@ -25,7 +25,6 @@ pub struct World {
     pub admin: SocketAddr,
     pub certificate: CertificateDer<'static>,
     pub ledger: Arc<dyn Ledger>,
-    pub stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
@@ -85,16 +84,22 @@ impl World {
         let devices = listener().await;
         let admin = listener().await;
         let (address, admin_address) = (devices.local_addr().unwrap(), admin.local_addr().unwrap());
-        let stop = CancellationToken::new();
-        tokio::spawn(server::serve_devices(Arc::clone(&gateway), devices, Some(tls)));
-        tokio::spawn(server::serve_admin(Arc::clone(&gateway), admin, stop.clone()));
+        tokio::spawn(server::serve_devices(
+            Arc::clone(&gateway),
+            devices,
+            Some(tls),
+        ));
+        tokio::spawn(server::serve_admin(
+            Arc::clone(&gateway),
+            admin,
+            CancellationToken::new(),
+        ));
         Self {
             gateway,
             address,
             admin: admin_address,
             certificate,
             ledger,
-            stop,
             _folder: folder,
         }
     }
@@ -106,7 +111,6 @@ impl World {
         let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
-
 }
 
 /// Waits for a condition; fails after ten seconds.
