@@ -406,7 +406,6 @@ impl Cases {
             .ok_or("no receipt")?
             .1;
         let patch = op("replace", self.path(Stream::Device, 0)?, self.row(stored)?);
-        let code = "session.binding.mismatch";
         self.case(
             "a receipt of another session",
             vec![patch],
