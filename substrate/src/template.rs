@@ -222,6 +222,12 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Err(Error::new(
+            ErrorKind::UndefinedError,
+            "tojson of an undefined value",
+        ));
+    }
     let indent: Option<usize> = options.get("indent")?;
     for ignored in ["ensure_ascii", "sort_keys", "separators"] {
         options.get::<Option<Value>>(ignored)?;

@@ -52,6 +52,33 @@ impl Tokenizer {
             return Err(format("decoder", "ByteLevel", found));
         }
 
+        // An added token that does not continue the vocabulary gets another id than the file says, silently.
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        for added in json
+            .get("added_tokens")
+            .and_then(|list| list.as_array())
+            .into_iter()
+            .flatten()
+        {
+            let (Some(content), id) = (
+                added.get("content").and_then(|c| c.as_str()),
+                added.get("id"),
+            ) else {
+                continue;
+            };
+            let assigned = inner.token_to_id(content);
+            if id.and_then(serde_json::Value::as_u64) != assigned.map(u64::from) {
+                let say = |id: Option<String>| {
+                    id.map_or_else(|| "no id".to_owned(), |id| format!("id {id}"))
+                };
+                return Err(format(
+                    &format!("added token {content}"),
+                    &say(id.map(ToString::to_string)),
+                    assigned.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+                ));
+            }
+        }
+
         let mut by_id: Vec<(u32, String)> = inner
             .get_vocab(true)
             .into_iter()

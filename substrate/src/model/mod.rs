@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod fields;
 mod files;
 mod gguf;
 mod gguf_weights;

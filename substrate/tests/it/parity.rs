@@ -3,17 +3,26 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use halo_substrate::engine::{Engine, ExpertSet, Generation};
+use halo_substrate::engine::{Engine, ExpertSet};
 use halo_substrate::model::weights::Widen;
 use halo_substrate::model::{Options, ReferenceEngine, load};
 
 use crate::synthetic::{Shape, fixture, shape};
 
-/// Of the largest logit: what the engine may be off.
-const TOLERANCE: f32 = 2e-3;
+/// Of the largest logit: what the engine may be off. 2e-3 is what other engines are held to; this one is the oracle.
+const TOLERANCE: f32 = 1e-4;
 
 pub fn open(path: &Path, widen: Widen) -> ReferenceEngine {
-    load(path, &Options { widen, threads: 2, ..Options::default() }).unwrap().0
+    load(
+        path,
+        &Options {
+            widen,
+            threads: 2,
+            ..Options::default()
+        },
+    )
+    .unwrap()
+    .0
 }
 
 /// The largest difference, as a part of the largest value.
@@ -21,11 +30,17 @@ pub fn off_by(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     assert!(found.iter().all(|value| value.is_finite()));
     let largest = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    found.iter().zip(expected).fold(0.0_f32, |m, (f, e)| m.max((f - e).abs())) / largest
+    found
+        .iter()
+        .zip(expected)
+        .fold(0.0_f32, |m, (f, e)| m.max((f - e).abs()))
+        / largest
 }
 
 fn highest(logits: &[f32]) -> u32 {
-    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+    (0..logits.len())
+        .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+        .unwrap() as u32
 }
 
 struct Reference {
@@ -38,7 +53,8 @@ struct Reference {
 }
 
 fn reference(name: &str) -> Reference {
-    let all = candle_core::safetensors::load(fixture(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
+    let all = candle_core::safetensors::load(fixture(&format!("{name}.safetensors")), &Device::Cpu)
+        .unwrap();
     let get = |name: &str| -> &Tensor { &all[name] };
     Reference {
         prompt: get("prompt").to_vec1().unwrap(),
@@ -52,7 +68,10 @@ fn reference(name: &str) -> Reference {
 
 fn same_experts(found: &ExpertSet, expected: &[Vec<u8>]) -> bool {
     expected.iter().enumerate().all(|(layer, experts)| {
-        experts.iter().enumerate().all(|(expert, used)| found.contains(layer, expert) == (*used == 1))
+        experts
+            .iter()
+            .enumerate()
+            .all(|(expert, used)| found.contains(layer, expert) == (*used == 1))
     })
 }
 
@@ -60,20 +79,44 @@ fn same_experts(found: &ExpertSet, expected: &[Vec<u8>]) -> bool {
 fn check(engine: &ReferenceEngine, shape: &Shape) {
     let reference = reference(shape.name);
     for (i, length) in reference.lengths.iter().enumerate() {
-        let step = engine.start().unwrap().forward(&reference.prompt[..*length as usize]).unwrap();
+        let step = engine
+            .start()
+            .unwrap()
+            .forward(&reference.prompt[..*length as usize])
+            .unwrap();
         let off = off_by(&step.logits, &reference.logits[i]);
-        assert!(off < TOLERANCE, "{}, {length} tokens: off by {off:e}", shape.name);
-        assert!(same_experts(&step.active, &reference.active[i]), "{}, {length} tokens: other experts", shape.name);
+        assert!(
+            off < TOLERANCE,
+            "{}, {length} tokens: off by {off:e}",
+            shape.name
+        );
+        assert!(
+            same_experts(&step.active, &reference.active[i]),
+            "{}, {length} tokens: other experts",
+            shape.name
+        );
     }
     let mut generation = engine.start().unwrap();
     let mut logits = generation.forward(&reference.prompt).unwrap().logits;
     for (n, expected) in reference.greedy.iter().enumerate() {
-        assert_eq!(highest(&logits), *expected, "{}: greedy token {n}", shape.name);
+        assert_eq!(
+            highest(&logits),
+            *expected,
+            "{}: greedy token {n}",
+            shape.name
+        );
         logits = generation.forward(&[*expected]).unwrap().logits;
     }
-    assert_eq!(generation.position(), reference.prompt.len() + reference.greedy.len());
+    assert_eq!(
+        generation.position(),
+        reference.prompt.len() + reference.greedy.len()
+    );
     let off = off_by(&logits, &reference.after);
-    assert!(off < TOLERANCE, "{}, after the greedy tokens: off by {off:e}", shape.name);
+    assert!(
+        off < TOLERANCE,
+        "{}, after the greedy tokens: off by {off:e}",
+        shape.name
+    );
 }
 
 #[test]
@@ -114,8 +157,14 @@ fn weights_widened_at_use_give_the_same_bits() {
         let shape = shape(name);
         let folder = tempfile::tempdir().unwrap();
         shape.write_folder(folder.path(), &shape.tensors(), shape.dtype, 2);
-        let [at_load, at_use] = [Widen::AtLoad, Widen::AtUse]
-            .map(|widen| open(folder.path(), widen).start().unwrap().forward(&tokens).unwrap().logits);
+        let [at_load, at_use] = [Widen::AtLoad, Widen::AtUse].map(|widen| {
+            open(folder.path(), widen)
+                .start()
+                .unwrap()
+                .forward(&tokens)
+                .unwrap()
+                .logits
+        });
         assert_eq!(at_load, at_use, "{name}");
     }
 }
@@ -164,9 +213,17 @@ fn generations_share_what_is_loaded_and_nothing_else() {
     assert_eq!(second.logits, first.logits);
     // another token, fed to one alone, moves the other nowhere
     let third = one.forward(&[400]).unwrap();
-    assert!((0..5).all(|layer| third.loaded.layer(layer).all(|e| !first.active.contains(layer, e))));
+    assert!((0..5).all(|layer| {
+        third
+            .loaded
+            .layer(layer)
+            .all(|e| !first.active.contains(layer, e))
+    }));
     assert_eq!((one.position(), two.position()), (3, 2));
     let mut fresh = engine.start().unwrap();
     fresh.forward(&[1, 2]).unwrap();
-    assert_eq!(two.forward(&[9]).unwrap().logits, fresh.forward(&[9]).unwrap().logits);
+    assert_eq!(
+        two.forward(&[9]).unwrap().logits,
+        fresh.forward(&[9]).unwrap().logits
+    );
 }
