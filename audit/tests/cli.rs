@@ -1,4 +1,6 @@
 //! The program as an auditor runs it, on a real ledger.
+// The helpers beside the tests are tests too.
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 #[path = "../../receipts/tests/support/golden.rs"]
 mod golden;

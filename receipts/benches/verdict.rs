@@ -1,5 +1,7 @@
 //! How fast stored receipts verify, and how long the search for one changed byte takes.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../tests/support/golden.rs"]
 mod golden;
 

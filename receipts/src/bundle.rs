@@ -306,13 +306,11 @@ mod tests {
 
     fn evidence() -> impl Strategy<Value = Evidence> {
         let bytes = || {
-            proptest::collection::vec(any::<u8>(), 0..40).prop_union(
-                "[ -~\\n\"\\\\äß😀]{0,20}"
-                    .prop_map(String::into_bytes)
-                    .boxed(),
-            )
+            prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..40),
+                "[ -~\\n\"\\\\äß😀]{0,20}".prop_map(String::into_bytes),
+            ]
         };
-        let bytes = move || bytes().boxed();
         let record =
             (bytes(), any::<[u8; 32]>()).prop_map(|(body, mac)| SignedRecord { body, mac });
         let receipt = (bytes(), proptest::option::of(bytes()))

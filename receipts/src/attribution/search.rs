@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn every_position_is_found() {
         let right: Vec<u8> = (0..200u8).collect();
-        let target = Sha256::digest(&right).into();
+        let target = crate::ids::Hash::of(&right).0;
         for at in 0..right.len() {
             let mut found = right.clone();
             found[at] ^= 0x81;

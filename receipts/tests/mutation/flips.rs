@@ -56,14 +56,14 @@ fn every_byte_of_every_receipt_flipped_in_eight_ways_is_named() {
         let mut evidence = evidence.clone();
         let bytes = stored(&mut evidence)[place].2.bytes.clone();
         let right = Receipt::parse(&bytes).unwrap();
-        for at in 0..bytes.len() {
+        for (at, &old) in bytes.iter().enumerate() {
             for bit in 0..8 {
-                let new = bytes[at] ^ (1 << bit);
+                let new = old ^ (1 << bit);
                 stored(&mut evidence)[place].2.bytes[at] = new;
                 let verdict = judge(builder.session_id, &evidence);
-                assert_named(&verdict, &right, at, bytes[at], new);
+                assert_named(&verdict, &right, at, old, new);
             }
-            stored(&mut evidence)[place].2.bytes[at] = bytes[at];
+            stored(&mut evidence)[place].2.bytes[at] = old;
         }
     });
 }

@@ -1,4 +1,6 @@
 //! What the verdict says of a session that was changed, in every way in which a ledger's file can be.
+// The helpers beside the tests are tests too.
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod flips;
 #[path = "../support/golden.rs"]
