@@ -78,6 +78,9 @@ struct CaptureArguments {
     /// Write the sound that the phone plays here, as a wav.
     #[arg(long, value_name = "FILE")]
     audio_out: Option<PathBuf>,
+    /// Remember the highest epoch here, so that an old SESSION_RESET is refused after a restart too.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Give up when the phone cannot be reached for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     give_up_s: u64,
@@ -117,8 +120,10 @@ fn start(matches: &ArgMatches) -> anyhow::Result<()> {
                 tamper_frame: capture.tamper_frame,
                 battery: capture.battery,
                 audio_out: capture.audio_out,
+                state: capture.state,
                 give_up: Duration::from_secs(capture.give_up_s),
                 json: capture.json,
+                out: Box::new(std::io::stdout()),
             };
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -1,11 +1,12 @@
 //! The sensor at its socket: a local WebSocket to the phone, one frame a message.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use halo_receipts::frame::FrameType;
+use halo_receipts::ids::Epoch;
 use halo_receipts::keys::PairingKey;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -42,6 +43,9 @@ pub enum RunError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file with the highest epoch holds something else.
+    #[error("{0} holds no epoch; remove it only if the glasses were paired anew")]
+    State(PathBuf),
     /// Standard output is gone.
     #[error("standard output cannot be written: {0}")]
     Output(#[source] std::io::Error),
@@ -64,10 +68,14 @@ pub struct Options {
     pub battery: u8,
     /// Where AUDIO_RENDER goes, as a wav.
     pub audio_out: Option<PathBuf>,
+    /// Where the highest epoch is remembered, so that after a restart no earlier SESSION_RESET is taken again.
+    pub state: Option<PathBuf>,
     /// For how long the phone may be unreachable before the sensor gives up.
     pub give_up: Duration,
     /// Whether to print JSON lines instead of what a wearer sees.
     pub json: bool,
+    /// Where that goes: standard output.
+    pub out: Box<dyn Write + Send>,
 }
 
 /// Damages one frame on its way, after it was signed: what somebody between glasses and phone could do.
@@ -118,18 +126,26 @@ struct Running {
     clock: Clock,
     tamper: Tamper,
     json: bool,
+    out: Box<dyn Write + Send>,
+    state: Option<PathBuf>,
     sound: Vec<u8>,
 }
 
 /// Runs until the phone closes the connection as finished.
 pub async fn run(options: Options) -> Result<(), RunError> {
+    let last_epoch = match &options.state {
+        Some(path) => read_state(path)?,
+        None => None,
+    };
     let mut running = Running {
-        sensor: Sensor::new(options.pairing, None),
+        sensor: Sensor::new(options.pairing, last_epoch),
         clock: Clock::start()?,
         tamper: Tamper {
             left: options.tamper_frame,
         },
         json: options.json,
+        out: options.out,
+        state: options.state,
         sound: Vec::new(),
     };
     // Before there is a connection nothing is sent, so these only fill the queue.
@@ -165,6 +181,24 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         std::fs::write(&path, file).map_err(|source| RunError::File { path, source })?;
     }
     outcome
+}
+
+/// The epoch that was remembered; none if there is no file yet.
+fn read_state(path: &Path) -> Result<Option<Epoch>, RunError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let epoch = text
+                .trim()
+                .parse()
+                .map_err(|_| RunError::State(path.to_owned()))?;
+            Ok(Some(Epoch(epoch)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RunError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 impl Running {
@@ -242,6 +276,13 @@ impl Running {
                     epoch,
                     after_alert,
                 } => {
+                    if let Some(path) = &self.state {
+                        let written = std::fs::write(path, format!("{epoch}\n"));
+                        written.map_err(|source| RunError::File {
+                            path: path.clone(),
+                            source,
+                        })?;
+                    }
                     let event = if after_alert { "relinked" } else { "linked" };
                     let mut line =
                         json!({"event": event, "session_id": session, "session_epoch": epoch});
@@ -283,8 +324,8 @@ impl Running {
     }
 
     /// Writes the line under `--json`, and what the wearer sees without it.
-    fn print(&self, shown: &str, line: serde_json::Value) -> Result<(), RunError> {
-        let mut out = std::io::stdout().lock();
+    fn print(&mut self, shown: &str, line: serde_json::Value) -> Result<(), RunError> {
+        let out = &mut self.out;
         let written = if self.json {
             writeln!(out, "{line}")
         } else {
@@ -323,5 +364,16 @@ mod tests {
             Tamper { left: None }.pass(vec![1, 0x10]),
             (vec![1, 0x10], false)
         );
+    }
+
+    #[test]
+    fn the_highest_epoch_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        assert!(matches!(read_state(&path), Ok(None)));
+        std::fs::write(&path, "1795255883\n").unwrap();
+        assert!(matches!(read_state(&path), Ok(Some(Epoch(1_795_255_883)))));
+        std::fs::write(&path, "soon").unwrap();
+        assert!(matches!(read_state(&path), Err(RunError::State(_))));
     }
 }

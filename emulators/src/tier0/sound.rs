@@ -256,7 +256,8 @@ mod tests {
         assert!(voiced(&[0; 16_000], &how).is_empty());
         assert!(voiced(&tone(RATE, 50.0, 2.0, 60.0), &how).is_empty());
         // Loud from beginning to end, with no noise to compare with.
-        assert_eq!(voiced(&tone(RATE, 300.0, 2.0, 9000.0), &how), [0..32_000]);
+        let loud = voiced(&tone(RATE, 300.0, 2.0, 9000.0), &how);
+        assert!(loud.len() == 1 && loud[0] == (0..32_000), "{loud:?}");
         // An endless voice is cut.
         let long = voiced(&tone(RATE, 300.0, 40.0, 9000.0), &how);
         assert_eq!(long.len(), 3);

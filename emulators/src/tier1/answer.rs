@@ -225,3 +225,57 @@ impl Answer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halo_receipts::ids::ReceiptId;
+
+    fn answer() -> Answer {
+        let routing = Parent {
+            id: ReceiptId::from_random([1; 16]),
+            hash: Hash([1; 32]),
+        };
+        Answer::new(
+            RequestId::from_random([2; 16]),
+            "why?".to_owned(),
+            routing,
+            2,
+        )
+    }
+
+    fn token(step: u32, text: &str) -> Token {
+        Token {
+            step,
+            token_id: step,
+            expert_load: Hash([step as u8; 32]),
+            token_emit: Hash([step as u8 | 0x80; 32]),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn tokens_come_in_order_and_may_come_again() {
+        let mut answer = answer();
+        assert_eq!(answer.last_step(), None);
+        let mut other_hash = token(0, "a");
+        other_hash.token_emit = Hash([9; 32]);
+        let table = [
+            (token(1, "b"), Taken::Wrong),
+            (token(0, "a"), Taken::Next),
+            (token(0, "a"), Taken::Again),
+            (token(0, "x"), Taken::Wrong),
+            (other_hash, Taken::Wrong),
+            (token(1, ""), Taken::Next),
+            (token(2, "é"), Taken::Next),
+            (token(1, ""), Taken::Again),
+            (token(2, "é"), Taken::Again),
+            (token(u32::MAX, "z"), Taken::Wrong),
+        ];
+        for (token, expected) in table {
+            assert_eq!(answer.token(&token), expected, "{token:?}");
+        }
+        assert_eq!(answer.last_step(), Some(2));
+        assert_eq!((answer.text.as_str(), answer.leaves.len()), ("aé", 6));
+    }
+}

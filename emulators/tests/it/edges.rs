@@ -35,6 +35,30 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 type Shared = Arc<Mutex<FakeGateway>>;
 
+/// What the wearer sees.
+#[derive(Clone, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What came of a conversation.
+struct Told {
+    /// The phone's reports.
+    reports: Vec<Value>,
+    served: Result<(), ServeError>,
+    played: Vec<i16>,
+    shown: String,
+}
+
 /// The fake gateway at a TLS port of this machine.
 struct Server {
     fake: Shared,
@@ -90,12 +114,8 @@ impl Server {
         }
     }
 
-    /// Runs phone and sensor until both are done. Returns the phone's reports as JSON, and the sound that was played.
-    async fn converse(
-        &self,
-        captures: Vec<Capture>,
-        tamper_frame: Option<u32>,
-    ) -> (Vec<Value>, Result<(), ServeError>, Vec<i16>) {
+    /// Runs phone and sensor until both are done.
+    async fn converse(&self, captures: Vec<Capture>, tamper_frame: Option<u32>) -> Told {
         let phone = Options {
             config: config(&self.fake.lock().unwrap()),
             gateway: Gateway::new(&self.url, &self.ca).unwrap(),
@@ -106,6 +126,7 @@ impl Server {
             once: true,
             session_out: Some(self.folder.path().join("session_id")),
         };
+        let screen = Screen::default();
         let audio_out = self.folder.path().join("played.wav");
         let (address, listening) = oneshot::channel();
         let mut address = Some(address);
@@ -123,8 +144,10 @@ impl Server {
                 tamper_frame,
                 battery: 100,
                 audio_out: Some(audio_out.clone()),
+                state: Some(self.folder.path().join("sensor")),
                 give_up: LIMIT,
-                json: true,
+                json: false,
+                out: Box::new(screen.clone()),
             };
             run::run(options).await
         };
@@ -133,7 +156,13 @@ impl Server {
         sensed.unwrap();
         let played =
             wav::read(&std::fs::read(&audio_out).unwrap()).map_or(Vec::new(), |wav| wav.samples);
-        (reports, served, played)
+        let shown = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
+        Told {
+            reports,
+            served,
+            played,
+            shown,
+        }
     }
 }
 
@@ -227,8 +256,14 @@ fn spoken() -> Vec<Capture> {
 #[tokio::test]
 async fn a_spoken_question_from_wav_to_seal() {
     let server = Server::start(FakeGateway::new(now())).await;
-    let (reports, served, played) = server.converse(spoken(), None).await;
+    let Told {
+        reports,
+        served,
+        played,
+        shown,
+    } = server.converse(spoken(), None).await;
     served.unwrap();
+    assert_eq!(shown, "Your model and keys stay yours.\n");
     assert_eq!(played.len(), 1920, "the tone at the end of the answer");
     let fake = server.fake.lock().unwrap();
     let (kinds, sealed) = fake.audit(&fake.order[0]);
@@ -252,10 +287,25 @@ async fn a_spoken_question_from_wav_to_seal() {
 #[tokio::test]
 async fn a_frame_that_is_tampered_with_in_flight() {
     let server = Server::start(FakeGateway::new(now())).await;
-    let (reports, served, _) = server
+    let Told {
+        reports,
+        served,
+        shown,
+        ..
+    } = server
         .converse(vec![Capture::Image(sample::picture())], Some(20))
         .await;
     served.unwrap();
+    let expected = "
+SECURITY ALERT - CHAIN BROKEN
+
+READY TO RE-LINK
+Your model and keys stay yours.
+";
+    assert_eq!(shown, expected);
+    let epoch = find(&reports, "relinked")["session_epoch"].to_string();
+    let remembered = std::fs::read_to_string(server.folder.path().join("sensor")).unwrap();
+    assert_eq!(remembered.trim(), epoch);
     assert_eq!(find(&reports, "chain_broken")["first_bad"], 19);
     assert_eq!(find(&reports, "chain_broken")["reason"], "hmac");
     let fake = server.fake.lock().unwrap();
@@ -281,10 +331,20 @@ async fn a_gateway_that_dies_in_the_middle_of_an_answer() {
     let mut fake = FakeGateway::new(now());
     fake.faults.cut_after = Some(3);
     let server = Server::start(fake).await;
-    let (reports, served, _) = server
+    let Told {
+        reports,
+        served,
+        shown,
+        ..
+    } = server
         .converse(vec![Capture::Gesture(Gesture::Tap)], None)
         .await;
     served.unwrap();
+    assert_eq!(
+        shown,
+        "Your model and keys stay yours.
+"
+    );
     assert!(names(&reports).contains(&"retry"), "{reports:?}");
     assert_eq!(
         find(&reports, "answer")["text"],
@@ -437,8 +497,10 @@ async fn a_sensor_without_a_phone_gives_up() {
         tamper_frame: None,
         battery: 100,
         audio_out: None,
+        state: None,
         give_up: Duration::ZERO,
         json: true,
+        out: Box::new(Screen::default()),
     };
     let Err(RunError::Unreachable { url, .. }) = run::run(options).await else {
         panic!("reached")

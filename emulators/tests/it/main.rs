@@ -1,5 +1,7 @@
 //! The two machines together and against a fake gateway, first in memory, then over real sockets.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod arbitrary;
 mod edges;
 mod fake;
