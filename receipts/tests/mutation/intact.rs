@@ -151,7 +151,7 @@ fn an_interrupted_answer_is_not_a_pass() {
     let verdict = judge(builder.session_id, &builder.evidence);
     assert_eq!(
         (verdict.exit_code, verdict.completeness),
-        (3, Completeness::Interrupted)
+        (3, Completeness::Open)
     );
     builder.seal(
         &response,
