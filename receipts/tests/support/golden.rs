@@ -219,16 +219,13 @@ impl Builder {
     /// Writes signed receipts as one block, with the copies that a ledger keeps beside it.
     pub fn store(&mut self, stream: Stream, receipts: Vec<StoredReceipt>) {
         let first = self.evidence.next_number(stream);
-        let parsed = receipts
-            .iter()
-            .map(|stored| Receipt::parse(&stored.bytes).unwrap());
-        let ids = parsed.map(|receipt| receipt.body.receipt_id).collect();
-        if stream == Stream::Device {
-            for (number, stored) in (first..).zip(&receipts) {
-                let receipt = Receipt::parse(&stored.bytes).unwrap();
-                self.evidence
-                    .attributes
-                    .push(attributes(stream, number, &receipt));
+        let mut ids = Vec::new();
+        for (number, stored) in (first..).zip(&receipts) {
+            let receipt = Receipt::parse(&stored.bytes).unwrap();
+            ids.push(receipt.body.receipt_id);
+            if stream == Stream::Device {
+                let copy = attributes(stream, number, &receipt);
+                self.evidence.attributes.push(copy);
             }
         }
         let block = StoredBlock {
@@ -405,12 +402,8 @@ impl Builder {
             token_id: 1000 + step,
             text: text.to_owned(),
         };
-        let private = Private::new(
-            &content,
-            self.policy,
-            &self.payload_key(Tier::Substrate),
-            &id,
-        );
+        let key = self.payload_key(Tier::Substrate);
+        let private = Private::new(&content, self.policy, &key, &id);
         let draft = Draft {
             tier: Tier::Substrate,
             kind: ReceiptKind::TokenEmit,
@@ -454,12 +447,8 @@ impl Builder {
             output_sha256: Hash::of(tokens.concat().as_bytes()),
             output: None,
         };
-        let private = Private::new(
-            &content,
-            self.policy,
-            &self.payload_key(Tier::Substrate),
-            &id,
-        );
+        let key = self.payload_key(Tier::Substrate);
+        let private = Private::new(&content, self.policy, &key, &id);
         let seal = SubstrateSeal {
             request_id,
             status,
@@ -509,12 +498,8 @@ impl Builder {
             output_sha256: Hash::of(output.as_bytes()),
             output: Some(output.to_owned()),
         };
-        let private = Private::new(
-            &content,
-            self.policy,
-            &self.payload_key(Tier::Orchestrator),
-            &id,
-        );
+        let key = self.payload_key(Tier::Orchestrator);
+        let private = Private::new(&content, self.policy, &key, &id);
         let response = OrchestratorResponse::new(
             status,
             answered_by,
@@ -575,17 +560,15 @@ pub fn golden() -> Builder {
 pub fn attributes(stream: Stream, number: u32, receipt: &Receipt) -> Attributes {
     let body = &receipt.body;
     let field = |name: &str, value: String| (name.to_owned(), Some(value));
-    let parent = |name: &str, value: Option<String>| (name.to_owned(), value);
+    let parent_id = body.parent.map(|parent| parent.id.to_string());
+    let parent_hash = body.parent.map(|parent| parent.hash.to_string());
     Attributes {
         position: (stream, number),
         fields: vec![
             field("event_payload_hash", body.event_payload_hash.to_string()),
             field("hmac_signature", hex::encode(&receipt.hmac_signature)),
-            parent(
-                "parent_receipt_hash",
-                body.parent.map(|p| p.hash.to_string()),
-            ),
-            parent("parent_receipt_id", body.parent.map(|p| p.id.to_string())),
+            ("parent_receipt_hash".to_owned(), parent_hash),
+            ("parent_receipt_id".to_owned(), parent_id),
             field("receipt_id", body.receipt_id.to_string()),
             field("receipt_kind", body.receipt_kind.to_string()),
             field("session_epoch", body.session_epoch.to_string()),
