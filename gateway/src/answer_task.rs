@@ -126,7 +126,8 @@ impl Task {
         begun: Instant,
         heard: &mut Vec<String>,
     ) -> Result<Vec<u8>, Stopped> {
-        let mut upstream = Upstream::new(self.ring.fresh(), self.terms.epoch, ask.request_id)
+        let ring = self.ring.fresh();
+        let mut upstream = Upstream::new(ring, self.terms.epoch, ask.request_id, ask.max_tokens)
             .map_err(|_| refused(EndCode::Unavailable, None))?;
         let frames = upstream
             .forward(&ask.document)
@@ -432,7 +433,10 @@ impl Task {
             }
             tokio::select! {
                 () = sleep(LOOK) => {}
-                () = self.abandoned(false) => return self.failed(EndCode::Cancelled),
+                () = self.abandoned(false) => {
+                    let request = self.answer.request_id;
+                    return EscalateEnd::bare(request, EndStatus::Cancelled, EndCode::Cancelled);
+                }
                 () = interrupt.cancelled() => return self.failed(EndCode::Draining),
             }
         }

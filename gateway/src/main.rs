@@ -70,13 +70,12 @@ enum Command {
 }
 
 #[derive(Args)]
-#[group(id = "root_source", required = true, multiple = false, args = ["root", "demo_root"])]
 struct RootArgs {
     /// The root secret: the exact bytes of the file, at least 32.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE", required_unless_present = "demo_root")]
     root: Option<PathBuf>,
     /// A demo root, made if it is missing. Sessions are stamped with it: under it, a receipt proves nothing.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE", conflicts_with = "root")]
     demo_root: Option<PathBuf>,
     /// Which root secret this is, counted from 1.
     #[arg(long, default_value_t = 1)]

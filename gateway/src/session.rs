@@ -89,6 +89,8 @@ pub struct Ask {
     pub request_id: RequestId,
     /// The document as the device wrote it.
     pub document: Vec<u8>,
+    /// The most tokens that it asks for.
+    pub max_tokens: u32,
     /// The number of the next link to a pod in this epoch.
     pub next_link: u32,
 }
@@ -381,6 +383,7 @@ impl Session {
         actions.push(Action::Ask(Ask {
             request_id,
             document,
+            max_tokens: request.max_tokens,
             next_link,
         }));
         self.state = State::Answering(request_id, request.op);

@@ -32,6 +32,9 @@ pub enum UpstreamError {
         /// The step that came.
         found: u32,
     },
+    /// More tokens than were asked for.
+    #[error("the pod sent more than the {0} tokens that were asked for")]
+    TooMany(u32),
     /// The end has another form.
     #[error("the pod's end was refused: {0}")]
     End(#[from] PayloadError),
@@ -51,6 +54,7 @@ impl UpstreamError {
             UpstreamError::Fragment(_) => "fragment",
             UpstreamError::Message(_) => "message",
             UpstreamError::Step { .. } => "step",
+            UpstreamError::TooMany(_) => "too_many",
             UpstreamError::End(_) => "end",
             UpstreamError::ForeignEnd => "foreign_end",
             UpstreamError::NoKeys => "no_keys",
@@ -82,14 +86,16 @@ pub struct Upstream {
     request_id: RequestId,
     end: Reassembler,
     next_step: u32,
+    max_tokens: u32,
 }
 
 impl Upstream {
-    /// A fresh link under TIER_KEY\[2\] of `epoch`.
+    /// A fresh link under TIER_KEY\[2\] of `epoch`, for an answer of at most `max_tokens`.
     pub fn new(
         mut ring: Keyring,
         epoch: Epoch,
         request_id: RequestId,
+        max_tokens: u32,
     ) -> Result<Self, UpstreamError> {
         let key = ring.tier_key(epoch, Tier::Substrate);
         let key = key.ok_or(UpstreamError::NoKeys)?;
@@ -100,6 +106,7 @@ impl Upstream {
             request_id,
             end: Reassembler::new(END_MAX),
             next_step: 0,
+            max_tokens,
         })
     }
 
@@ -134,6 +141,9 @@ impl Upstream {
                         expected: self.next_step,
                         found: token.step,
                     });
+                }
+                if token.step >= self.max_tokens {
+                    return Err(UpstreamError::TooMany(self.max_tokens));
                 }
                 self.next_step = self.next_step.saturating_add(1);
                 Received::Token {

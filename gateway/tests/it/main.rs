@@ -12,6 +12,7 @@ mod device;
 mod machine;
 mod openings;
 mod pod;
+mod program;
 mod resume;
 mod server;
 mod upstreams;

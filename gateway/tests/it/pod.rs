@@ -9,13 +9,15 @@ use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, EscalateRequest}
 use halo_receipts::evidence::{Block, Claim, ClaimKind, Record as _, Stream};
 use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
 use halo_receipts::frame::FrameType;
-use halo_receipts::ids::{Epoch, SessionId, Tier};
+use halo_receipts::ids::{Epoch, Hash, SessionId, Tier};
 use halo_receipts::link::{End, Link};
+use halo_receipts::messages::Token;
 use halo_receipts::opening::{SIGNATURE_HEADER, signature_is_valid, substrate_path};
 use halo_receipts::payload::{ContentPolicy, V1, to_raw};
 use halo_receipts::time::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -36,6 +38,8 @@ pub enum Manner {
     Impostor,
     /// It does not know the gateway.
     Stranger,
+    /// It sends tokens as fast as the link takes them, and writes nothing.
+    Flood,
 }
 
 /// What a pod was asked and how.
@@ -179,6 +183,11 @@ impl Inside {
             .unwrap()
             .unwrap()
             .next_substrate;
+        if self.manner == Manner::Flood {
+            return self
+                .flood(&mut socket, &mut sending, request.max_tokens)
+                .await;
+        }
         let (mut parent, mut members) = (routing, Vec::new());
         for (step, text) in (0u32..).zip(WORDS) {
             if self.manner == Manner::Dies(step) {
@@ -228,6 +237,31 @@ impl Inside {
         }
         // Until the gateway closes.
         while let Some(Ok(_)) = socket.next().await {}
+    }
+
+    async fn flood(
+        &self,
+        socket: &mut WebSocketStream<TcpStream>,
+        sending: &mut Link,
+        max_tokens: u32,
+    ) {
+        for step in 0..max_tokens {
+            let token = Token {
+                step,
+                token_id: 1,
+                expert_load: Hash([1; 32]),
+                token_emit: Hash([2; 32]),
+                text: "x".repeat(Token::TEXT_MAX),
+            };
+            let payload = token.encode().unwrap();
+            let frame = sending.send(FrameType::EscalateToken, &payload).unwrap();
+            if socket.feed(Message::Binary(frame.into())).await.is_err() {
+                break;
+            }
+        }
+        let _ = socket.flush().await;
+        while let Some(Ok(_)) = socket.next().await {}
+        self.cancelled.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn append(&self, session: SessionId, first: u32, written: &[Written]) {

@@ -488,6 +488,26 @@ async fn a_pod_that_is_lost_is_closed_for() {
 }
 
 #[tokio::test]
+async fn a_device_that_does_not_read_is_cut_off_and_its_answer_stopped() {
+    let limits = Limits {
+        send_ms: 300,
+        resume_ms: 50,
+        answer_tokens: 100_000,
+        ..quick()
+    };
+    let (world, pod) = with_pod_and(Manner::Flood, 0, limits, ContentPolicy::Sealed).await;
+    let mut device = Device::new(&world).await;
+    let mut question = device.question(1);
+    // 24 MB: more than the buffers of two sockets hold.
+    question.max_tokens = 100_000;
+    device.send(&question).await;
+    let slow = "halo_gateway_closed_connections_total{reason=\"slow\"}";
+    until("the cut", || world.metric(slow) == 1.0).await;
+    until("the stop", || pod.cancelled.load(Ordering::SeqCst) == 1).await;
+    until("the end", || world.gateway.answers.is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_shutdown_lets_idle_devices_go_and_answers_finish() {
     let limits = Limits {
         drain_ms: 20_000,

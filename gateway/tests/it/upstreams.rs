@@ -32,7 +32,7 @@ fn ring(author: &Author) -> Keyring {
 }
 
 fn pair(author: &Author) -> (Upstream, Link) {
-    let upstream = Upstream::new(ring(author), EPOCH, request_id(1)).unwrap();
+    let upstream = Upstream::new(ring(author), EPOCH, request_id(1), 3).unwrap();
     let key = Arc::new(author.key(Tier::Substrate));
     (upstream, Link::new(End::Substrate, author.session, key))
 }
@@ -122,6 +122,17 @@ fn what_a_wrong_pod_sends() {
         .send(FrameType::EscalateToken, &token(1).encode().unwrap())
         .unwrap();
     assert_eq!(upstream.receive(&frame).unwrap_err().name(), "step");
+    let (mut upstream, mut pod) = pair(&author);
+    for step in 0..3 {
+        let frame = pod
+            .send(FrameType::EscalateToken, &token(step).encode().unwrap())
+            .unwrap();
+        assert!(upstream.receive(&frame).is_ok());
+    }
+    let frame = pod
+        .send(FrameType::EscalateToken, &token(3).encode().unwrap())
+        .unwrap();
+    assert_eq!(upstream.receive(&frame).unwrap_err().name(), "too_many");
     let (mut upstream, mut pod) = pair(&author);
     let frame = pod.send(FrameType::EscalateToken, b"\0\0\0\x02").unwrap();
     assert_eq!(upstream.receive(&frame).unwrap_err().name(), "message");
