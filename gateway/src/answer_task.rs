@@ -265,11 +265,7 @@ impl Task {
                     link = link.saturating_add(1);
                     Progress::Loading
                 }
-                Err(DialError::Rejected(
-                    status @ (StatusCode::UNAUTHORIZED
-                    | StatusCode::FORBIDDEN
-                    | StatusCode::NOT_FOUND),
-                )) => {
+                Err(DialError::Rejected(status)) if status.is_client_error() => {
                     gateway.metrics.pod_link("rejected");
                     tracing::error!(%tenant, %address, %status, "the pod does not serve this tenant");
                     return Err(refused(EndCode::Unavailable, None));

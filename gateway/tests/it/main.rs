@@ -9,6 +9,7 @@
 mod author;
 mod bundles;
 mod device;
+mod faults;
 mod machine;
 mod openings;
 mod pod;

@@ -604,7 +604,7 @@ async fn only_tls_is_spoken_and_one_panic_of_a_peer_harms_nobody() {
     assert!(metrics.contains("halo_gateway_opened_total{kind=\"session\"} 1"));
 }
 
-async fn admin(world: &World, path: &str) -> String {
+pub async fn admin(world: &World, path: &str) -> String {
     let mut stream = TcpStream::connect(world.admin).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
