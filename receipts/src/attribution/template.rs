@@ -167,7 +167,7 @@ pub(crate) fn templates(found: &[u8], context: &Context<'_>) -> Vec<Template> {
     let payload = context.payload.map(Hash::of);
     let mut templates = Vec::new();
     for (tier, kind) in kinds {
-        for &epoch in context.epochs {
+        for epoch in nearest_epochs(found, context) {
             // A payload may be what was damaged, so its hash is one guess and the found one another.
             for payload in [payload, None] {
                 let with = |parent| fill(found, context, (tier, kind), epoch, payload, parent);
@@ -184,6 +184,23 @@ pub(crate) fn templates(found: &[u8], context: &Context<'_>) -> Vec<Template> {
     }
     templates.sort_by_cached_key(|template| distance(&template.bytes, found));
     templates
+}
+
+/// The epochs whose digits are nearest to what stands where the epoch should; all of them would make the guesses as many
+/// as a bundle has claims.
+fn nearest_epochs(found: &[u8], context: &Context<'_>) -> Vec<Epoch> {
+    const EPOCHS_MAX: usize = 8;
+    let fixed = b",\"session_id\":\"\",\"tenant_id\":\"\",\"tier\":0,\"timestamp_utc\":\"\"}".len();
+    let after = fixed + 36 + context.tenant_id.as_str().len() + 27;
+    let end = found.len().saturating_sub(after);
+    let mut epochs = context.epochs.to_vec();
+    epochs.sort_by_cached_key(|epoch| {
+        let digits = epoch.to_string();
+        let stands = found.get(end.saturating_sub(digits.len())..end);
+        distance(stands.unwrap_or_default(), digits.as_bytes())
+    });
+    epochs.truncate(EPOCHS_MAX);
+    epochs
 }
 
 /// The known receipt whose id and hash are nearest to what stands where the parent should.

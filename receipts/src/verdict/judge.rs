@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::evidence::Evidence;
-use crate::ids::{Epoch, SessionId};
+use crate::ids::{Epoch, SessionId, Tier};
 
 use super::keys::{KeySource, Ring, VerifyKeys};
 use super::reading::{Mac, Report, Streams, overall};
@@ -195,11 +195,7 @@ fn keys_answer(
     used.dedup();
     let missing: Vec<Epoch> = used
         .into_iter()
-        .filter(|used| {
-            !ring
-                .epochs()
-                .any(|(epoch, at_hand)| epoch == *used && at_hand)
-        })
+        .filter(|epoch| ring.get(*epoch, Tier::Orchestrator).is_none())
         .collect();
     if missing.is_empty() {
         return Keys::Ok;

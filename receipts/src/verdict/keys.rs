@@ -166,11 +166,4 @@ impl<'k> Ring<'k> {
             *keys = None;
         }
     }
-
-    /// The epochs that were learnt, rising, and whether their keys are at hand.
-    pub(super) fn epochs(&self) -> impl Iterator<Item = (Epoch, bool)> + '_ {
-        self.epochs
-            .iter()
-            .map(|(epoch, keys)| (*epoch, keys.is_some()))
-    }
 }

@@ -22,6 +22,7 @@ const CLOCK_TOLERANCE: u64 = 120 * 1_000_000;
 /// The state of a walk.
 pub(super) struct Walk<'w> {
     chain: Chain,
+    /// The epochs that were claimed, rising.
     claimed: &'w [Epoch],
     options: &'w Options,
     report: &'w mut Report,
@@ -161,7 +162,8 @@ impl<'w> Walk<'w> {
             let finding = about(Code::ReceiptTier, subject, detail);
             self.report.fail(CheckKind::Parents, finding);
         }
-        if !self.claimed.contains(&body.session_epoch) && self.unclaimed.insert(body.session_epoch)
+        if self.claimed.binary_search(&body.session_epoch).is_err()
+            && self.unclaimed.insert(body.session_epoch)
         {
             let detail = format!("epoch {} was never claimed", body.session_epoch);
             let finding = about(Code::EpochUnclaimed, subject, detail);
