@@ -195,7 +195,7 @@ impl Chain {
         self.device
     }
 
-    /// The epoch of the last receipt.
+    /// The epoch of the last receipt of tiers 0 and 1.
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
@@ -290,8 +290,10 @@ impl Chain {
         if body.tier != Tier::Substrate {
             self.last_device = Some(id);
             self.device = self.device.saturating_add(1);
+            // The two streams are written apart: an answer under a later epoch does not bar what the device had
+            // signed before it moved on.
+            self.epoch = self.epoch.max(Some(body.session_epoch));
         }
-        self.epoch = self.epoch.max(Some(body.session_epoch));
         self.nodes.insert(id, Node { hash, place });
     }
 

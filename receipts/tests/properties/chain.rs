@@ -419,7 +419,13 @@ fn receipts_belong_to_one_session_tenant_and_rising_epochs() {
         ChainError::Binding("session_epoch")
     );
     // Tier 2 may still answer under the epoch in which it was asked.
-    assert!(w.offer(load(0), Some(routing)).is_ok());
+    let parent = w.offer(load(0), Some(routing)).unwrap();
+    // And an answer under a later epoch does not bar what the device signed before: the streams are written apart.
+    w.epoch += 2;
+    w.offer(token(0), Some(parent)).unwrap();
+    w.epoch -= 1;
+    let parent = w.chain.capture_parent();
+    assert!(w.offer(Event::Capture, parent).is_ok());
 }
 
 #[test]
