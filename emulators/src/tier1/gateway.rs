@@ -23,6 +23,8 @@ use crate::tier1::session::Session;
 const REFUSED_MAX: u32 = 16;
 /// How long a request may stay without an accepted frame once one was refused, in milliseconds.
 const STALL_LIMIT_MS: u64 = 5_000;
+/// How long a request may stay without any frame, in milliseconds. The gateway tells of a held request more often.
+const SILENCE_LIMIT_MS: u64 = 180_000;
 /// The first and the longest wait before another try, in milliseconds.
 const BACKOFF_MS: (u64, u64) = (100, 10_000);
 /// The longest wait that the gateway can impose, in milliseconds.
@@ -51,6 +53,18 @@ pub(super) struct Open {
     refused: u32,
     /// Since when a refused frame may have torn a hole into the stream.
     stalled_since: Option<Timestamp>,
+    /// When the last frame was accepted, or the last request sent.
+    pub(super) active: Timestamp,
+}
+
+impl Open {
+    /// When a request that is under way is given up on this connection.
+    fn deadline(&self) -> Timestamp {
+        match self.stalled_since {
+            Some(since) => after(since, STALL_LIMIT_MS),
+            None => after(self.active, SILENCE_LIMIT_MS),
+        }
+    }
 }
 
 impl Orchestrator {
@@ -226,6 +240,7 @@ impl Orchestrator {
             end: Reassembler::new(END_MAX),
             refused: 0,
             stalled_since: None,
+            active: turn.now,
         }));
         if let Some(found) = self.pending_break.take() {
             match self.record_break(&found, turn) {
@@ -283,6 +298,7 @@ impl Orchestrator {
             }
         };
         open.stalled_since = None;
+        open.active = turn.now;
         self.failures = 0;
         match frame.typ {
             FrameType::EscalateToken => match TokenOrNotice::decode(frame.payload) {
@@ -333,7 +349,7 @@ impl Orchestrator {
         match &self.gateway {
             Gateway::Backoff(until) => Some(*until),
             Gateway::Open(open) => match &self.in_flight {
-                Some(_) => open.stalled_since.map(|since| after(since, STALL_LIMIT_MS)),
+                Some(_) => Some(open.deadline()),
                 None => {
                     let retry = match &self.pipeline {
                         Pipeline::Answering(answer) => answer.retry_at,
@@ -350,9 +366,8 @@ impl Orchestrator {
         match &self.gateway {
             Gateway::Backoff(until) if *until <= turn.now => self.post(turn),
             Gateway::Open(open) => {
-                let stalled = open.stalled_since.filter(|_| self.in_flight.is_some());
-                if stalled.is_some_and(|since| after(since, STALL_LIMIT_MS) <= turn.now) {
-                    return self.give_up_connection("a frame of the gateway is missing", turn);
+                if self.in_flight.is_some() && open.deadline() <= turn.now {
+                    return self.give_up_connection("the gateway does not answer", turn);
                 }
                 self.pump(turn);
             }

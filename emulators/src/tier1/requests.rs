@@ -142,6 +142,7 @@ impl Orchestrator {
             let message = "a request would be longer than 64 KiB; this is a defect of the phone";
             return self.stop("request_too_long", message.to_owned(), turn);
         };
+        open.active = turn.now;
         for fragment in fragments {
             match open.link.send(FrameType::EscalateRequest, &fragment) {
                 Ok(frame) => turn.actions.push(Action::SendGateway(frame)),

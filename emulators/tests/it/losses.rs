@@ -2,12 +2,12 @@
 
 use halo_receipts::documents::Operation;
 
-use crate::world::{Fate, World, audio};
+use crate::world::{Fate, Hook, World, audio};
 
 const QUESTION: &str = "What is sovereign inference?";
 
 /// Cuts the connection instead of delivering the `nth` message.
-fn cut(nth: usize) -> Option<Box<dyn FnMut(&[u8]) -> Fate>> {
+fn cut(nth: usize) -> Option<Hook> {
     let mut seen = 0;
     Some(Box::new(move |_| {
         seen += 1;

@@ -7,5 +7,6 @@ mod edges;
 mod fake;
 mod losses;
 mod pair;
+mod storm;
 mod tampering;
 mod world;

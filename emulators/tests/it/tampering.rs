@@ -5,10 +5,10 @@ use halo_receipts::ids::Hash;
 use halo_receipts::payload::SubstrateSeal;
 use proptest::prelude::*;
 
-use crate::world::{Fate, World, audio};
+use crate::world::{Fate, Hook, World, audio};
 
 /// Flips a bit of the `nth` message on one way, counted from 0.
-fn flip(nth: usize, byte: usize, bit: u8) -> Option<Box<dyn FnMut(&[u8]) -> Fate>> {
+fn flip(nth: usize, byte: usize, bit: u8) -> Option<Hook> {
     let mut seen = 0;
     Some(Box::new(move |message| {
         seen += 1;
@@ -135,20 +135,6 @@ fn frames_of_the_gateway() {
             let mut world = World::new(nth as u64);
             world.hooks[hook] = flip(nth, 40, 5);
             ask(&mut world);
-            // A request that was hit is never answered: the connection has to break for it to be asked again.
-            if hook == 2 {
-                let mut seen = 0;
-                let mut change = flip(nth, 40, 5).unwrap();
-                world.hooks[2] = Some(Box::new(move |message| {
-                    seen += 1;
-                    if seen == nth + 2 {
-                        Fate::Cut
-                    } else {
-                        change(message)
-                    }
-                }));
-                world.hooks[3] = None;
-            }
             world.settle();
             let display = world.display.replace('\n', "");
             assert_eq!(
@@ -163,7 +149,8 @@ fn frames_of_the_gateway() {
 /// A substrate whose seal does not fit what it streamed is not believed: the break is on record, and a new session begins.
 #[test]
 fn a_seal_that_does_not_fit() {
-    let forgeries: [(fn(&mut SubstrateSeal), &str); 5] = [
+    type Forge = fn(&mut SubstrateSeal);
+    let forgeries: [(Forge, &str); 5] = [
         (|seal| seal.root = Hash([9; 32]), "root"),
         (|seal| seal.receipts -= 2, "count"),
         (|seal| seal.first += 1, "count"),
@@ -195,7 +182,7 @@ proptest! {
 
     /// Any bit of any message on any way: the conversation always ends well, and what is on record always fits.
     #[test]
-    fn any_bit_anywhere(way in prop::sample::select(vec![0usize, 1, 3]), nth in 0usize..24, byte in 0usize..240, bit in 0u8..8) {
+    fn any_bit_anywhere(way in 0usize..4, nth in 0usize..24, byte in 0usize..240, bit in 0u8..8) {
         let mut world = World::new(byte as u64);
         world.hooks[way] = flip(nth, byte, bit);
         ask(&mut world);

@@ -22,7 +22,7 @@ pub enum Fate {
     Cut,
 }
 
-type Hook = Box<dyn FnMut(&[u8]) -> Fate>;
+pub type Hook = Box<dyn FnMut(&[u8]) -> Fate>;
 
 pub struct World {
     pub now: Timestamp,
