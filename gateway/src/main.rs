@@ -40,6 +40,9 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Serve devices until SIGTERM or SIGINT.
+    ///
+    /// Prints one line of JSON when it listens, {"event":"listening","addr","admin_addr"}, and one when it is done,
+    /// {"event":"drained","whole"}.
     Serve {
         /// The configuration file.
         #[arg(long, env = "HALO_GATEWAY_CONFIG")]
@@ -148,6 +151,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Tells whoever started the program, in one line of JSON on standard output. That nobody reads it is no reason to stop.
+fn report(event: &serde_json::Value) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+}
+
 async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -172,20 +181,14 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     })?;
     let devices = server::listen(config.listen).await?;
     let admin = server::listen(config.admin_listen).await?;
-    // For scripts: a port 0 in the configuration is known only now.
-    let listening = serde_json::json!({
+    let (address, admin_address) = (devices.local_addr()?, admin.local_addr()?);
+    report(&serde_json::json!({
         "event": "listening",
-        "addr": devices.local_addr()?,
-        "admin_addr": admin.local_addr()?,
-    });
-    writeln!(std::io::stdout(), "{listening}")?;
-    tracing::info!(
-        devices = %devices.local_addr()?,
-        admin = %admin.local_addr()?,
-        ledger = %url,
-        tenants = config.tenants.len(),
-        "serving"
-    );
+        "addr": address.to_string(),
+        "admin_addr": admin_address.to_string(),
+    }));
+    let tenants = config.tenants.len();
+    tracing::info!(%address, %admin_address, ledger = %url, tenants, "listening");
     let stop = CancellationToken::new();
     let admin = tokio::spawn(server::serve_admin(
         Arc::clone(&gateway),
@@ -201,6 +204,7 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     stop.cancel();
     devices.await?;
     admin.await?;
+    report(&serde_json::json!({"event": "drained", "whole": whole}));
     if whole {
         tracing::info!("drained");
         Ok(ExitCode::SUCCESS)

@@ -126,33 +126,40 @@ fn it_serves_until_it_is_told_to_end() {
         .arg("--demo-root")
         .arg(folder.path().join("root"))
         .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
     let mut running = Running(child);
-    let mut log = BufReader::new(running.0.stderr.take().unwrap()).lines();
-    let mut next = |wanted: &str| {
-        let line = log
-            .by_ref()
-            .map(|line| line.unwrap())
-            .find(|line| line.contains(wanted));
-        serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap()
-    };
-    next("demo root");
-    let serving = next("serving");
-    let port = |name: &str| {
-        let address = serving["fields"][name].as_str().unwrap();
-        std::net::TcpStream::connect(address).unwrap()
-    };
-    port("devices");
-    port("admin");
+    let log = running.0.stderr.take().unwrap();
+    let log = std::thread::spawn(move || std::io::read_to_string(log).unwrap());
+    let mut events = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&events.next().unwrap().unwrap()).unwrap() };
+    let listening = next();
+    assert_eq!(listening["event"], "listening");
+    for port in ["addr", "admin_addr"] {
+        std::net::TcpStream::connect(listening[port].as_str().unwrap()).unwrap();
+    }
     let stopped = Command::new("kill")
         .arg(running.0.id().to_string())
         .status()
         .unwrap();
     assert!(stopped.success());
-    next("drained");
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "drained", "whole": true})
+    );
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    // The log is JSON too, and says loudly what root is in use.
+    let log = log.join().unwrap();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let warned = |line: &serde_json::Value| {
+        line["level"] == "WARN" && line["fields"]["message"].to_string().contains("demo root")
+    };
+    assert!(lines.into_iter().any(|line| warned(&line)));
     assert!(folder.path().join("ledger.db").exists());
 }
