@@ -110,7 +110,7 @@ async fn a_full_ledger_opens_nothing_and_loses_nothing() {
         (EndStatus::Failed, EndCode::LedgerUnavailable)
     );
     assert!(end.retry_after_ms.is_some());
-    let ready = crate::server::admin(&world, "/readyz").await;
+    let ready = crate::shutdown::admin(&world, "/readyz").await;
     assert!(
         ready.starts_with("HTTP/1.1 503") && ready.contains("full"),
         "{ready}"
@@ -120,7 +120,7 @@ async fn a_full_ledger_opens_nothing_and_loses_nothing() {
     let (_, end) = device.answer().await;
     assert_eq!(end.status, EndStatus::Recorded);
     assert!(
-        crate::server::admin(&world, "/readyz")
+        crate::shutdown::admin(&world, "/readyz")
             .await
             .starts_with("HTTP/1.1 200")
     );

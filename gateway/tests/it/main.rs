@@ -16,5 +16,6 @@ mod pod;
 mod program;
 mod resume;
 mod server;
+mod shutdown;
 mod upstreams;
 mod world;
