@@ -2,11 +2,27 @@
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
+/// The value of each digit; 255 for a byte that is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
 /// Appends two digits for each byte.
 pub(crate) fn push(out: &mut Vec<u8>, bytes: &[u8]) {
-    for &byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    // Over pairs of known width there is nothing to check or to grow: this is on the path of every receipt.
+    for (pair, &byte) in out[start..].as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ];
     }
 }
 
@@ -25,11 +41,14 @@ pub fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
         return None;
     }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let &[high, low] = pair else { return None };
-        *byte = nibble(high)? << 4 | nibble(low)?;
+    // One look at the end instead of a branch for each digit: this is on the path of every receipt.
+    let mut seen = 0;
+    for (byte, &[high, low]) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
+        let (high, low) = (VALUES[usize::from(high)], VALUES[usize::from(low)]);
+        seen |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (seen < 16).then_some(bytes)
 }
 
 /// As [`decode`], for a length that is not known at compile time.
@@ -37,20 +56,11 @@ pub fn decode_vec(text: &[u8]) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
-    text.chunks_exact(2)
-        .map(|pair| match *pair {
-            [high, low] => Some(nibble(high)? << 4 | nibble(low)?),
-            _ => None,
-        })
+    let pairs = text.as_chunks::<2>().0.iter();
+    let value = |digit: u8| Some(VALUES[usize::from(digit)]).filter(|&value| value < 16);
+    pairs
+        .map(|&[high, low]| Some(value(high)? << 4 | value(low)?))
         .collect()
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
