@@ -332,7 +332,10 @@ impl Chain {
         let parent = match &body.parent {
             None => None,
             Some(parent) => {
-                let node = self.nodes.get(&parent.id).ok_or(ChainError::ParentMissing)?;
+                let node = self
+                    .nodes
+                    .get(&parent.id)
+                    .ok_or(ChainError::ParentMissing)?;
                 if node.hash != parent.hash {
                     return Err(ChainError::ParentHash {
                         expected: node.hash,
@@ -379,9 +382,9 @@ impl Chain {
             (None, None) if self.last_device.is_none() => Ok(()),
             (None, _) => Err(ChainError::NoParent),
             (found, expected) if found == expected => Ok(()),
-            _ if self.last_break.is_some() => Err(ChainError::ParentKind(
-                "the receipt that records the break",
-            )),
+            _ if self.last_break.is_some() => {
+                Err(ChainError::ParentKind("the receipt that records the break"))
+            }
             _ => Err(ChainError::ParentKind("the previous sensor capture")),
         }
     }
@@ -564,10 +567,16 @@ impl Chain {
                 found: self.device,
             });
         }
-        if Some(response.receipts) != response.device_receipts.checked_add(response.substrate_receipts) {
+        if Some(response.receipts)
+            != response
+                .device_receipts
+                .checked_add(response.substrate_receipts)
+        {
             return Err(ChainError::SealCount {
                 claimed: response.receipts,
-                found: response.device_receipts.saturating_add(response.substrate_receipts),
+                found: response
+                    .device_receipts
+                    .saturating_add(response.substrate_receipts),
             });
         }
         Ok(())

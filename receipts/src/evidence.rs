@@ -202,7 +202,10 @@ pub struct Evidence {
 impl Evidence {
     /// The receipts of one stream that could be read, with their numbers.
     pub fn receipts(&self, stream: Stream) -> impl Iterator<Item = (u32, &StoredReceipt)> + '_ {
-        let blocks = self.blocks.iter().filter(move |block| block.stream == stream);
+        let blocks = self
+            .blocks
+            .iter()
+            .filter(move |block| block.stream == stream);
         blocks.flat_map(|block| {
             let receipts = block.content.as_deref().unwrap_or_default();
             (block.first..).zip(receipts)

@@ -134,10 +134,19 @@ mod tests {
             (&[fragment(0, 0, b"x")], FragmentError::Header),
             (&[fragment(1, 2, &full)], FragmentError::Order),
             (&[fragment(1, 1, b"x")], FragmentError::Order),
-            (&[fragment(0, 2, &full), fragment(1, 3, &full)], FragmentError::Order),
-            (&[fragment(0, 2, &full), fragment(0, 2, &full)], FragmentError::Order),
+            (
+                &[fragment(0, 2, &full), fragment(1, 3, &full)],
+                FragmentError::Order,
+            ),
+            (
+                &[fragment(0, 2, &full), fragment(0, 2, &full)],
+                FragmentError::Order,
+            ),
             (&[fragment(0, 2, b"short")], FragmentError::Size),
-            (&[fragment(0, 2, &full), fragment(1, 2, b"")], FragmentError::Size),
+            (
+                &[fragment(0, 2, &full), fragment(1, 2, b"")],
+                FragmentError::Size,
+            ),
             (&[fragment(0, u16::MAX, &full)], FragmentError::TooLong),
         ];
         for (payloads, error) in table {
@@ -145,7 +154,10 @@ mod tests {
             let outcome = payloads.iter().map(|p| reassembler.push(p)).last();
             assert_eq!(outcome, Some(Err(error)));
             // What was refused leaves nothing behind.
-            assert_eq!(reassembler.push(&fragment(0, 1, b"ok")), Ok(Some(b"ok".to_vec())));
+            assert_eq!(
+                reassembler.push(&fragment(0, 1, b"ok")),
+                Ok(Some(b"ok".to_vec()))
+            );
         }
     }
 

@@ -41,7 +41,8 @@ macro_rules! string_serde {
         }
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+                let text =
+                    <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
@@ -192,9 +193,7 @@ impl SessionId {
 }
 
 /// Unix seconds at which a session was opened or re-keyed; belongs to one connection (protocol section 1).
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u32);
 
@@ -314,7 +313,17 @@ mod tests {
             assert_eq!(good.parse::<TenantId>().unwrap().as_str(), good);
         }
         let too_long = "a".repeat(64);
-        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "ä", "a b", too_long.as_str()] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a.b",
+            "ä",
+            "a b",
+            too_long.as_str(),
+        ] {
             assert_eq!(bad.parse::<TenantId>(), Err(IdError::Tenant), "{bad}");
         }
     }

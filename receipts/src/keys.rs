@@ -123,7 +123,9 @@ impl std::str::FromStr for KeyCheckValue {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        hex::decode(text.as_bytes()).map(Self).ok_or(KeyError::NotHex)
+        hex::decode(text.as_bytes())
+            .map(Self)
+            .ok_or(KeyError::NotHex)
     }
 }
 crate::ids::string_serde!(KeyCheckValue);

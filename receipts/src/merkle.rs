@@ -95,7 +95,13 @@ mod tests {
     fn the_known_tree_of_eight_leaves() {
         // Inputs and roots of the Certificate Transparency project's own test (merkle_tree_test).
         let leaves = [
-            "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
             "606162636465666768696a6b6c6d6e6f",
         ];
         let roots = [

@@ -62,7 +62,9 @@ impl std::str::FromStr for Nonce {
     type Err = crate::ids::IdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hex::decode(text.as_bytes()).map(Self).ok_or(crate::ids::IdError::Hash)
+        hex::decode(text.as_bytes())
+            .map(Self)
+            .ok_or(crate::ids::IdError::Hash)
     }
 }
 crate::ids::string_serde!(Nonce);
@@ -141,8 +143,20 @@ mod tests {
         assert!(!valid(&key, "GET", SESSIONS_PATH, b"{}", &header));
         assert!(!valid(&key, "POST", "/v1/halo/sessions?", b"{}", &header));
         assert!(!valid(&key, "POST", SESSIONS_PATH, b"{ }", &header));
-        assert!(!valid(&SigningKey::from_bytes([5; 32]), "POST", SESSIONS_PATH, b"{}", &header));
-        for bad in ["", "v1=", "v2=00", &header.to_uppercase(), &header[..header.len() - 1]] {
+        assert!(!valid(
+            &SigningKey::from_bytes([5; 32]),
+            "POST",
+            SESSIONS_PATH,
+            b"{}",
+            &header
+        ));
+        for bad in [
+            "",
+            "v1=",
+            "v2=00",
+            &header.to_uppercase(),
+            &header[..header.len() - 1],
+        ] {
             assert!(!valid(&key, "POST", SESSIONS_PATH, b"{}", bad), "{bad}");
         }
     }
@@ -154,7 +168,10 @@ mod tests {
         for (from, to) in [
             ("\"acme\"", "\"Acme\""),
             ("\"device_generation\":1", "\"device_generation\":1.0"),
-            ("\"device_generation\":1", "\"device_generation\":1,\"device_generation\":1"),
+            (
+                "\"device_generation\":1",
+                "\"device_generation\":1,\"device_generation\":1",
+            ),
             ("\"nonce\"", "\"once\""),
             ("0e0f", "0e"),
         ] {

@@ -337,7 +337,10 @@ impl ExpertSet {
 
     /// Whether an expert is in the set.
     pub fn contains(&self, layer: usize, expert: usize) -> bool {
-        let byte = self.layers.get(layer).and_then(|bytes| bytes.get(expert / 8));
+        let byte = self
+            .layers
+            .get(layer)
+            .and_then(|bytes| bytes.get(expert / 8));
         byte.is_some_and(|byte| byte & (1 << (expert % 8)) != 0)
     }
 

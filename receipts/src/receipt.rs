@@ -151,9 +151,9 @@ impl Unsigned {
                 out.extend_from_slice(&parent.id.encode());
                 out.push(b'"');
             }
-            None => out.extend_from_slice(
-                b",\"parent_receipt_hash\":null,\"parent_receipt_id\":null",
-            ),
+            None => {
+                out.extend_from_slice(b",\"parent_receipt_hash\":null,\"parent_receipt_id\":null")
+            }
         }
         out.extend_from_slice(b",\"receipt_id\":\"");
         out.extend_from_slice(&self.receipt_id.encode());
@@ -237,7 +237,11 @@ impl Receipt {
         let parent = match (parent_id, parent_hash) {
             (Some(id), Some(hash)) => Some(Parent { id, hash }),
             (None, None) => None,
-            _ => return Err(cursor.error("parent_receipt_id and parent_receipt_hash both, or both null")),
+            _ => {
+                return Err(
+                    cursor.error("parent_receipt_id and parent_receipt_hash both, or both null")
+                );
+            }
         };
         cursor.literal(b",\"receipt_id\":\"", "receipt_id")?;
         let receipt_id = cursor.uuid()?;
@@ -298,7 +302,12 @@ impl<'a> Cursor<'a> {
             Ok(())
         } else {
             // The offset of the first byte that differs is what a reader wants to see.
-            self.at += self.rest().iter().zip(text).take_while(|(a, b)| a == b).count();
+            self.at += self
+                .rest()
+                .iter()
+                .zip(text)
+                .take_while(|(a, b)| a == b)
+                .count();
             Err(self.error(expected))
         }
     }
@@ -337,7 +346,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn decimal(&mut self) -> Result<u32, ReceiptError> {
-        let digits = self.rest().iter().take_while(|b| b.is_ascii_digit()).count();
+        let digits = self
+            .rest()
+            .iter()
+            .take_while(|b| b.is_ascii_digit())
+            .count();
         let error = self.error("a whole number below 2^32 without leading zeros");
         let text = self.text(digits.min(11), "a whole number")?;
         let value: u32 = text.parse().map_err(|_| error.clone())?;
@@ -408,10 +421,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn parent() -> impl Strategy<Value = Option<Parent>> {
-        proptest::option::of((any::<[u8; 16]>(), any::<[u8; 32]>()).prop_map(|(id, hash)| Parent {
-            id: ReceiptId::from_random(id),
-            hash: Hash(hash),
-        }))
+        proptest::option::of(
+            (any::<[u8; 16]>(), any::<[u8; 32]>()).prop_map(|(id, hash)| Parent {
+                id: ReceiptId::from_random(id),
+                hash: Hash(hash),
+            }),
+        )
     }
 
     prop_compose! {

@@ -66,6 +66,10 @@ const HTTP: &str = "http/1";
 impl Classifier for HttpClassifier {
     async fn classify(&self, heard: &Heard) -> Understanding {
         let ruled = by_rules(heard);
+        if heard.is_private() {
+            // Not even the classifier hears what may not leave the phone.
+            return ruled;
+        }
         let asked = tokio::time::timeout(self.time_limit, self.ask(heard)).await;
         let decided = match asked {
             Ok(Ok(decided)) => decided,
@@ -195,6 +199,16 @@ mod tests {
             )
             .into_boxed_str(),
         )
+    }
+
+    #[tokio::test]
+    async fn a_classifier_is_not_told_what_is_private() {
+        // Nobody listens there: asking would fail, and the reason would say so.
+        let uri = "http://127.0.0.1:9/intent".parse().unwrap();
+        let time_limit = Duration::from_secs(20);
+        let classifier = HttpClassifier { uri, time_limit };
+        let said = heard("Keep this private: what does the board decide?");
+        assert_eq!(classifier.classify(&said).await, by_rules(&said));
     }
 
     #[tokio::test]

@@ -23,6 +23,18 @@ pub struct Heard {
     pub typed: bool,
 }
 
+impl Heard {
+    /// Whether the speaker said that this may not leave the phone. It holds whatever a classifier would say.
+    pub fn is_private(&self) -> bool {
+        self.segments.iter().any(|segment| {
+            let plain = format!(" {} ", plain(segment));
+            PRIVATE
+                .iter()
+                .any(|phrase| plain.contains(&format!(" {phrase} ")))
+        })
+    }
+}
+
 /// What to do with it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Intent {
@@ -57,6 +69,36 @@ const ASKING: [&str; 13] = [
 const TALKING: [&str; 24] = [
     "the", "a", "an", "i", "we", "he", "she", "they", "it", "this", "that", "these", "those",
     "and", "but", "so", "yeah", "yes", "no", "my", "our", "there", "you", "thanks",
+];
+
+/// Words that say that nothing of a request may leave the phone.
+const PRIVATE: [&str; 12] = [
+    "keep this private",
+    "keep it private",
+    "keep this local",
+    "keep it local",
+    "this is private",
+    "private note",
+    "private briefing",
+    "stay on the phone",
+    "stays on the phone",
+    "off the record",
+    "do not send",
+    "don't send",
+];
+
+/// Words that are commands for the device itself.
+const DEVICE: [&str; 10] = [
+    "set a timer",
+    "cancel the timer",
+    "set an alarm",
+    "volume up",
+    "volume down",
+    "the volume",
+    "stop listening",
+    "start listening",
+    "repeat that",
+    "say that again",
 ];
 
 /// Beginnings that ask although they begin as talk does.
@@ -109,6 +151,11 @@ pub fn by_rules(heard: &Heard) -> Understanding {
     match local(&prompt) {
         Some((intent, name)) => {
             understood(Intent::Local(intent), prompt, format!("{name}: {counts}"))
+        }
+        // It may have been said in another breath than the question.
+        None if heard.is_private() => {
+            let intent = Intent::Local(LocalIntent::Private);
+            understood(intent, prompt, format!("private_by_request: {counts}"))
         }
         None if heard.images > 0 => understood(
             Intent::Escalate,
@@ -223,6 +270,7 @@ pub(super) fn local(prompt: &str) -> Option<(LocalIntent, &'static str)> {
         "note",
         "remember that",
         "remember",
+        "private note",
     ] {
         if let Some(rest) = strip_phrase(prompt, opening)
             && !rest.is_empty()
@@ -232,6 +280,9 @@ pub(super) fn local(prompt: &str) -> Option<(LocalIntent, &'static str)> {
     }
     if has("executive briefing") || has("brief me") || has("my briefing") || has("the briefing") {
         return Some((LocalIntent::Briefing, "local_briefing"));
+    }
+    if short && DEVICE.iter().any(|phrase| has(phrase)) {
+        return Some((LocalIntent::Device, "local_device"));
     }
     None
 }
@@ -282,6 +333,15 @@ mod tests {
             ("Note that dock four is blocked", "local_note"),
             ("Read my notes", "local_notes"),
             ("Halo, brief me", "local_briefing"),
+            ("Private note: the board meets on Friday", "local_note"),
+            (
+                "Keep this local: what are the three points for the board?",
+                "private_by_request",
+            ),
+            ("What did he say? Off the record.", "private_by_request"),
+            ("Keep it private, who is on the list?", "private_by_request"),
+            ("Turn the volume up", "local_device"),
+            ("Set a timer for five minutes", "local_device"),
             ("Give me my executive briefing for today", "local_briefing"),
         ];
         for (said, rule) in local {
@@ -292,6 +352,24 @@ mod tests {
                 found.intent
             );
             assert_eq!(found.reason.split(':').next(), Some(rule), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_private_stays_whatever_it_is_said_beside() {
+        for segments in [
+            ["This is private.", "What does the board decide?"],
+            [
+                "What does the board decide?",
+                "and don't send that anywhere",
+            ],
+        ] {
+            let found = by_rules(&heard(&segments));
+            assert_eq!(
+                found.intent,
+                Intent::Local(LocalIntent::Private),
+                "{segments:?}"
+            );
         }
     }
 

@@ -19,6 +19,10 @@ pub enum LocalIntent {
     ReadNotes,
     /// The executive briefing that was put on this phone.
     Briefing,
+    /// Something that the speaker wants kept on the phone, and that the phone has no answer to.
+    Private,
+    /// A command for the device itself.
+    Device,
     /// A gesture without words.
     Gesture,
     /// A picture without words.
@@ -85,6 +89,10 @@ pub fn answer(intent: &LocalIntent, facts: &mut Facts, now: Timestamp) -> String
             Some(text) => text.trim().to_owned(),
             None => "There is no briefing on this phone.".to_owned(),
         },
+        LocalIntent::Private => {
+            "That stays on the phone, and the phone alone has no answer to it.".to_owned()
+        }
+        LocalIntent::Device => "This phone has no control for that.".to_owned(),
         LocalIntent::Gesture => "Listening.".to_owned(),
         LocalIntent::Photo => "I have the picture. Ask me about it.".to_owned(),
         LocalIntent::NotHeard => "I did not hear any words.".to_owned(),

@@ -214,12 +214,21 @@ pub(super) fn connections(records: &Records<'_>, streams: &Streams<'_>, report: 
         last = Some(needed);
         // An epoch that nobody claimed is reported as such.
         let known = claimed.contains(&(ClaimKind::Epoch, needed.1));
-        if known && !claimed.contains(&needed) && missing.insert(needed) {
-            let what = match kind {
-                ClaimKind::Connection => "connection to the gateway",
-                _ => "link to the substrate",
+        let came = match kind {
+            // A receipt may have been signed in an epoch whose connection never stood, and come over a later one.
+            ClaimKind::Connection => claimed
+                .iter()
+                .any(|(kind, epoch)| *kind == ClaimKind::Connection && *epoch >= needed.1),
+            _ => claimed.contains(&needed),
+        };
+        if known && !came && missing.insert(needed) {
+            let detail = match kind {
+                ClaimKind::Connection => format!(
+                    "no connection to the gateway was claimed in epoch {} or a later one",
+                    needed.1
+                ),
+                _ => format!("no link to the substrate was claimed in epoch {}", needed.1),
             };
-            let detail = format!("no {what} was claimed in epoch {}", needed.1);
             report.fail(
                 CheckKind::Claims,
                 about(Code::ClaimMissing, item.subject(), detail),

@@ -1,6 +1,11 @@
 //! Integration tests: one binary, so that it is linked once.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::type_complexity,
+    missing_docs
+)]
 
 mod broken;
 mod generate;

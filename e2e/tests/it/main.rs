@@ -1,0 +1,7 @@
+//! Tests of the whole system: the four machines in a simulation, and the demo as processes.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod demo;
+mod simulation;
+mod use_cases;
