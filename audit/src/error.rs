@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use halo_ledger::LedgerError;
 use halo_receipts::bundle::BundleError;
 use halo_receipts::ids::SessionId;
-use halo_receipts::keys::KeyError;
 
 /// Wrong usage, or a file that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +25,9 @@ pub enum AuditError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// A root that is none.
-    #[error("{path} is no root secret: {error}")]
-    Root {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: KeyError,
-    },
+    /// A root file that is not used.
+    #[error(transparent)]
+    Root(#[from] halo_root_file::RootError),
     /// A line of a key file that is not `epoch:key`.
     #[error(
         "{path}, line {line}: expected an epoch, a colon and the 64 hexadecimal digits of a SESSION_KEY"

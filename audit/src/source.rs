@@ -9,7 +9,7 @@ use std::sync::Arc;
 use halo_ledger::{Ledger, LedgerUrl};
 use halo_receipts::bundle::Bundle;
 use halo_receipts::ids::{Epoch, SessionId, TenantId};
-use halo_receipts::keys::{RootKeys, RootSecret, SessionKey};
+use halo_receipts::keys::{RootKeys, SessionKey};
 use halo_receipts::verdict::{KeySource, NoKeys, SessionKeys, VerifyKeys};
 use zeroize::Zeroizing;
 
@@ -35,11 +35,7 @@ impl Keys {
         bundled: Option<SessionKeys>,
     ) -> Result<Self, AuditError> {
         if let Some(path) = args.root.as_deref().or(args.demo_root.as_deref()) {
-            let secret = RootSecret::new(read(path)?).map_err(|error| AuditError::Root {
-                path: path.to_owned(),
-                error,
-            })?;
-            let root = RootKeys::new(secret, generation, args.demo_root.is_some());
+            let root = halo_root_file::read(path, generation, args.demo_root.is_some())?;
             return Ok(Keys::Root(root));
         }
         if let Some(path) = &args.key {

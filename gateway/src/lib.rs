@@ -18,7 +18,6 @@ pub mod keyring;
 pub mod limits;
 pub mod metrics;
 pub mod opening;
-pub mod root;
 pub mod server;
 pub mod session;
 pub mod stored_answer;

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use halo_gateway::config::Config;
 use halo_gateway::credential::Credential;
 use halo_gateway::gateway::{Gateway, Parts};
-use halo_gateway::root::RootSource;
 use halo_gateway::server;
 use halo_receipts::ids::{DeviceId, TenantId};
 use halo_receipts::keys::{RootKeys, TenantKeys as _};
+use halo_root_file::RootArgs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -70,30 +70,6 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         device_generation: u32,
     },
-}
-
-#[derive(Args)]
-struct RootArgs {
-    /// The root secret: the exact bytes of the file, at least 32.
-    #[arg(long, value_name = "FILE", required_unless_present = "demo_root")]
-    root: Option<PathBuf>,
-    /// A demo root, made if it is missing. Sessions are stamped with it: under it, a receipt proves nothing.
-    #[arg(long, value_name = "FILE", conflicts_with = "root")]
-    demo_root: Option<PathBuf>,
-    /// Which root secret this is, counted from 1.
-    #[arg(long, default_value_t = 1)]
-    root_generation: u32,
-}
-
-impl RootArgs {
-    fn keys(self) -> anyhow::Result<RootKeys> {
-        let source = match (self.root, self.demo_root) {
-            (Some(path), None) => RootSource::File(path),
-            (None, Some(path)) => RootSource::Demo(path),
-            _ => anyhow::bail!("give either --root or --demo-root"),
-        };
-        Ok(source.load(self.root_generation)?)
-    }
 }
 
 fn main() -> ExitCode {

@@ -13,7 +13,6 @@ pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod pod;
-pub mod root;
 pub mod sampling;
 pub mod session;
 pub mod stream;

@@ -11,14 +11,15 @@ use anyhow::{Context as _, anyhow};
 use clap::{Parser, ValueEnum};
 use halo_ledger::LedgerUrl;
 use halo_receipts::ids::{Hash, TenantId};
-use halo_receipts::keys::RootKeys;
+use halo_receipts::keys::TenantKeys as _;
 use halo_receipts::payload::ModelIdentity;
+use halo_root_file::RootArgs;
 use halo_substrate::http;
 use halo_substrate::metrics::Metrics;
 use halo_substrate::model::{self, Model, Options};
 use halo_substrate::pod::{Limits, Phase, Pod, PromptForm, Ready};
 use halo_substrate::session::Served;
-use halo_substrate::{root, threads};
+use halo_substrate::threads;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,15 +60,8 @@ struct Flags {
     /// Where receipts go, such as sqlite:/var/lib/halo/ledger.db.
     #[arg(long, value_name = "sqlite:PATH")]
     ledger: LedgerUrl,
-    /// The root secret: the exact bytes of this file, at least 32.
-    #[arg(long, value_name = "FILE", required_unless_present = "demo_root")]
-    root: Option<PathBuf>,
-    /// A root secret for trying things out, made if it is missing; receipts under it prove nothing.
-    #[arg(long, value_name = "FILE", conflicts_with = "root")]
-    demo_root: Option<PathBuf>,
-    /// Which root secret that is.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    root_generation: u32,
+    #[command(flatten)]
+    root: RootArgs,
     /// Threads for the arithmetic; by default as many as the container grants.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -159,7 +153,10 @@ fn report(line: &serde_json::Value) {
 
 async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let keys = read_root(&flags)?;
+    let keys = flags.root.keys()?;
+    if keys.root().demo {
+        tracing::warn!("running on a demo root: receipts prove nothing to anyone");
+    }
     let ledger = halo_ledger::open(&flags.ledger).context("cannot open the ledger")?;
     let metrics = Metrics::new().context("cannot register metrics")?;
     let pod = Arc::new(Pod::new(
@@ -246,17 +243,6 @@ async fn drain_pod(pod: &Pod, signals: &mut Signals, limit: Duration) -> bool {
     tokio::time::timeout(SEAL_LIMIT, pod.links.wait())
         .await
         .is_ok()
-}
-
-fn read_root(flags: &Flags) -> anyhow::Result<RootKeys> {
-    match (&flags.root, &flags.demo_root) {
-        (Some(file), _) => Ok(root::from_file(file, flags.root_generation)?),
-        (None, Some(file)) => {
-            tracing::warn!("running on a demo root: receipts prove nothing to anyone");
-            Ok(root::demo(file, flags.root_generation)?)
-        }
-        (None, None) => Err(anyhow!("give --root or --demo-root")),
-    }
 }
 
 fn options(flags: &Flags, threads: usize) -> Options {

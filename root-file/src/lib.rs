@@ -1,4 +1,5 @@
-//! The root secret of one machine, read from a file.
+//! The root secret of one machine, read from a file, and the flags that name it. In a cluster no program but the operator
+//! sees a root; on one machine the gateway, the pod and the auditor read the same file.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -37,6 +38,9 @@ pub enum RootError {
         /// Its length.
         length: u64,
     },
+    /// No file was named.
+    #[error("give --root or --demo-root")]
+    None,
     /// The secret is refused.
     #[error("{}: {source}", file.display())]
     Secret {
@@ -47,19 +51,40 @@ pub enum RootError {
     },
 }
 
-/// Reads a root secret: the exact bytes of the file, never trimmed.
-///
-/// # Errors
-/// A file that cannot be read, is too long, or too short to be a secret.
-pub fn from_file(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
-    read(file, generation, false)
+/// The flags that name a root secret.
+#[derive(Debug, clap::Args)]
+pub struct RootArgs {
+    /// The root secret: the exact bytes of this file, at least 32.
+    #[arg(long, value_name = "FILE", required_unless_present = "demo_root")]
+    root: Option<PathBuf>,
+    /// A root secret for trying things out, made if it is missing. Sessions are stamped with it: under it, a receipt
+    /// proves nothing.
+    #[arg(long, value_name = "FILE", conflicts_with = "root")]
+    demo_root: Option<PathBuf>,
+    /// Which root secret this is, counted from 1.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    root_generation: u32,
+}
+
+impl RootArgs {
+    /// The keys under the root that the flags name.
+    ///
+    /// # Errors
+    /// A file that cannot be read or made, is too long, or too short to be a secret.
+    pub fn keys(&self) -> Result<RootKeys, RootError> {
+        match (&self.root, &self.demo_root) {
+            (Some(file), _) => read(file, self.root_generation, false),
+            (None, Some(file)) => demo(file, self.root_generation),
+            (None, None) => Err(RootError::None),
+        }
+    }
 }
 
 /// Reads the demo root, and makes one of 32 random bytes first if there is none. Two programs that start at the same
 /// time end up with the same one.
 ///
 /// # Errors
-/// As [`from_file`], and a file that cannot be made.
+/// As [`read`], and a file that cannot be made.
 pub fn demo(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
     if !file.exists() {
         make(file).map_err(|source| RootError::Make {
@@ -70,7 +95,11 @@ pub fn demo(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
     read(file, generation, true)
 }
 
-fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootError> {
+/// Reads a root secret: the exact bytes of the file, never trimmed.
+///
+/// # Errors
+/// A file that cannot be read, is too long, or too short to be a secret.
+pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootError> {
     let failed = |source| RootError::Read {
         file: file.into(),
         source,
@@ -140,18 +169,30 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap().len(), 32);
         assert_eq!(demo(&file, 1).unwrap().root(), first);
         assert_eq!(
-            from_file(&file, 2).unwrap().root().check_value,
+            read(&file, 2, false).unwrap().root().check_value,
             first.check_value
         );
-        assert!(!from_file(&file, 2).unwrap().root().demo);
+        assert!(!read(&file, 2, false).unwrap().root().demo);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_root_is_never_trimmed_and_never_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("root");
+        assert!(read(&file, 1, false).is_err());
+        assert!(!file.exists());
+        std::fs::write(&file, [b'x'; 32]).unwrap();
+        let exact = read(&file, 1, false).unwrap().root().check_value;
+        std::fs::write(&file, [[b'x'; 32].as_slice(), b"\n"].concat()).unwrap();
+        assert_ne!(read(&file, 1, false).unwrap().root().check_value, exact);
     }
 
     #[test]
     fn what_is_no_root_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("root");
-        let message = |file: &Path| from_file(file, 1).err().unwrap().to_string();
+        let message = |file: &Path| read(file, 1, false).err().unwrap().to_string();
         assert!(message(&file).contains("cannot read the root secret"));
         std::fs::write(&file, [1; 31]).unwrap();
         assert!(message(&file).contains("31 bytes"));
