@@ -29,7 +29,7 @@ struct Arguments {
     /// The most tokens to generate.
     #[arg(long, default_value_t = 64)]
     tokens: u32,
-    /// Where ledger, root, session id, bundle and logs go; emptied first.
+    /// Where ledger, root, session id, bundle and logs go; what an earlier demo left there is removed first.
     #[arg(long, default_value = "target/demo")]
     data: PathBuf,
 }

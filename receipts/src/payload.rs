@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::hex;
+use crate::experts::ExpertSet;
 use crate::ids::{Hash, ReceiptId, RequestId};
 use crate::keys::{KeyError, PayloadKey};
 
@@ -37,9 +37,13 @@ pub enum PayloadError {
 
 /// RFC 8785 JSON of `value`.
 pub fn to_canonical(value: &impl Serialize) -> Result<Vec<u8>, PayloadError> {
-    // Through a general value, because the canonicalizer refuses the raw JSON as which documents carry receipts.
-    let value = serde_json::to_value(value)?;
-    Ok(serde_json_canonicalizer::to_vec(&value)?)
+    match serde_json_canonicalizer::to_vec(value) {
+        Ok(bytes) => Ok(bytes),
+        // The canonicalizer refuses the raw JSON as which documents carry receipts; a general value holds none.
+        Err(_) => Ok(serde_json_canonicalizer::to_vec(&serde_json::to_value(
+            value,
+        )?)?),
+    }
 }
 
 /// Reads canonical JSON strictly: unknown and repeated fields are errors by the types, another spelling by writing it again.
@@ -298,96 +302,6 @@ impl RoutingContent {
             prompt: prompt.to_owned(),
             prompt_sha256: Hash::of(prompt.as_bytes()),
         }
-    }
-}
-
-/// A set of experts for each layer of a model, as one bitmap a layer. Expert `i` is bit `i % 8`, counted from the least
-/// significant, of byte `i / 8`. In JSON a list of hexadecimal bitmaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpertSet {
-    experts: usize,
-    layers: Vec<Vec<u8>>,
-}
-
-impl ExpertSet {
-    /// No expert of a model with this many layers, each with `experts` experts.
-    pub fn new(layers: usize, experts: usize) -> Self {
-        Self {
-            experts,
-            layers: vec![vec![0; experts.div_ceil(8)]; layers],
-        }
-    }
-
-    /// Adds an expert; returns whether it was new. An expert or layer that does not exist is not added.
-    pub fn insert(&mut self, layer: usize, expert: usize) -> bool {
-        let bit = 1 << (expert % 8);
-        match self
-            .layers
-            .get_mut(layer)
-            .and_then(|bytes| bytes.get_mut(expert / 8))
-        {
-            Some(byte) if expert < self.experts => {
-                let new = *byte & bit == 0;
-                *byte |= bit;
-                new
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether an expert is in the set.
-    pub fn contains(&self, layer: usize, expert: usize) -> bool {
-        let byte = self
-            .layers
-            .get(layer)
-            .and_then(|bytes| bytes.get(expert / 8));
-        byte.is_some_and(|byte| byte & (1 << (expert % 8)) != 0)
-    }
-
-    /// Whether the set is empty.
-    pub fn is_empty(&self) -> bool {
-        self.count() == 0
-    }
-
-    /// The number of experts in the set, over all layers.
-    pub fn count(&self) -> usize {
-        let ones = |bytes: &Vec<u8>| bytes.iter().map(|b| b.count_ones() as usize).sum::<usize>();
-        self.layers.iter().map(ones).sum()
-    }
-
-    /// The number of layers.
-    pub fn layers(&self) -> usize {
-        self.layers.len()
-    }
-
-    /// The experts of one layer, rising.
-    pub fn layer(&self, layer: usize) -> impl Iterator<Item = usize> + '_ {
-        (0..self.experts).filter(move |&expert| self.contains(layer, expert))
-    }
-}
-
-impl Serialize for ExpertSet {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.layers.iter().map(|bytes| hex::encode(bytes)))
-    }
-}
-
-impl<'de> Deserialize<'de> for ExpertSet {
-    /// The number of experts is not written; it is taken as eight for each byte.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let layers = Vec::<String>::deserialize(deserializer)?
-            .iter()
-            .map(|text| hex::decode_vec(text.as_bytes()))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| serde::de::Error::custom("expected hexadecimal bitmaps"))?;
-        let width = layers.first().map_or(0, Vec::len);
-        if layers.iter().any(|bytes| bytes.len() != width) {
-            return Err(serde::de::Error::custom("the bitmaps differ in width"));
-        }
-        Ok(Self {
-            experts: 8 * width,
-            layers,
-        })
     }
 }
 

@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use halo_receipts::chain::{Chain, ChainError, Event};
 use halo_receipts::documents::{EndCode, EscalateRequest, Operation};
 use halo_receipts::evidence::{Claim, ClaimKind, Evidence, Header, SignedRecord, Stream};
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{TenantKeys, TierKey};
-use halo_receipts::payload::ExpertSet;
 use halo_receipts::payload::{
     ContentPolicy, Decision, ExpertLoad, PayloadError, Private, Routing, RoutingContent, V1,
 };

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-pub use halo_receipts::payload::ExpertSet;
+pub use halo_receipts::experts::ExpertSet;
 
 /// One loaded model, shared by every generation.
 pub trait Engine: Send + Sync {

@@ -11,9 +11,10 @@ use halo_receipts::keys::PairingKey;
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::{
     Ack, Backpressure, BreakReason, CaptureKind, Gesture, GestureEvent, MessageError, PauseReason,
-    SensorEnd, SessionReset, VerificationFailed,
+    SensorEnd, VerificationFailed,
 };
 use halo_receipts::receipt::Parent;
+use halo_receipts::reset::SessionReset;
 use halo_receipts::time::Timestamp;
 
 use crate::counters::Refusals;

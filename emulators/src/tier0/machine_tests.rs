@@ -8,9 +8,8 @@ use halo_receipts::ids::Tier;
 use halo_receipts::ids::{Epoch, Hash, SessionId};
 use halo_receipts::keys::{PairingKey, TierKey};
 use halo_receipts::link::{End, Link};
-use halo_receipts::messages::{
-    Ack, Backpressure, BreakReason, PauseReason, SensorContext, SessionReset, VerificationFailed,
-};
+use halo_receipts::messages::{Ack, Backpressure, BreakReason, PauseReason, VerificationFailed};
+use halo_receipts::reset::{SensorContext, SessionReset};
 use halo_receipts::time::Timestamp;
 
 use crate::after;

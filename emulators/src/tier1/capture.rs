@@ -8,10 +8,11 @@ use halo_receipts::ids::{Epoch, Hash, ReceiptId, Tier};
 use halo_receipts::keys::{PairingKey, TierKey};
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::{
-    Ack, Backpressure, BreakReason, CaptureKind, GestureEvent, MessageError, SensorContext,
-    SensorEnd, SessionReset, VerificationFailed,
+    Ack, Backpressure, BreakReason, CaptureKind, GestureEvent, MessageError, SensorEnd,
+    VerificationFailed,
 };
 use halo_receipts::receipt::Receipt;
+use halo_receipts::reset::{SensorContext, SessionReset};
 use halo_receipts::time::Timestamp;
 
 use crate::tier1::session::Session;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use halo_receipts::chain::{Chain, Event as Payload};
 use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, EscalateRequest, Operation};
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
 use halo_receipts::frame::FrameType;
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, SessionId, TenantId, Tier};
@@ -17,9 +18,8 @@ use halo_receipts::opening::{
     stream_path,
 };
 use halo_receipts::payload::{
-    AnswerContent, AnswerStatus, ContentPolicy, Decision, ExpertLoad, ExpertSet, Private,
-    RoutingContent, SubstrateResponse, SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical,
-    to_raw,
+    AnswerContent, AnswerStatus, ContentPolicy, Decision, ExpertLoad, Private, RoutingContent,
+    SubstrateResponse, SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical, to_raw,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;

@@ -6,14 +6,15 @@ use halo_receipts::documents::{EscalateRequest, Operation, Sampling};
 use halo_receipts::evidence::{
     Block, Claim, ClaimKind, Evidence, Header, Record as _, StoredBlock, StoredReceipt, Stream,
 };
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{RootKeys, RootSecret, TenantKeys, TierKey};
 use halo_receipts::merkle;
 use halo_receipts::messages::Token;
 use halo_receipts::payload::{
     AnswerContent, AnswerStatus, Answerer, BlockRoot, ContentPolicy, Decision, ExpertLoad,
-    ExpertSet, ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent,
-    SubstrateResponse, SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical, to_raw,
+    ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent, SubstrateResponse,
+    SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical, to_raw,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;

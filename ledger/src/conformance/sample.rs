@@ -3,11 +3,12 @@
 use halo_receipts::evidence::{
     Block, Claim, ClaimKind, Header, Record as _, SignedRecord, StoredReceipt, Stream,
 };
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{KeyCheckValue, RootSecret, SessionKey, TierKey};
 use halo_receipts::merkle;
 use halo_receipts::payload::{
-    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, ExpertLoad, ExpertSet,
+    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, ExpertLoad,
     OrchestratorResponse, Private, Routing, RoutingContent, SubstrateResponse, SubstrateSeal,
     TokenContent, TokenEmit, V1, to_canonical,
 };

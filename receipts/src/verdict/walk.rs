@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use crate::attribution;
 use crate::chain::{Chain, ChainError, Event};
 use crate::evidence::{Attributes, Evidence, Stream};
+use crate::experts::ExpertSet;
 use crate::ids::{Epoch, ReceiptId, SessionId, TenantId, Tier};
 use crate::payload::{
-    AnswerStatus, Answerer, Decision, ExpertLoad, ExpertSet, OrchestratorResponse, Private,
-    Routing, SubstrateResponse, SubstrateSeal, TokenEmit, V1,
+    AnswerStatus, Answerer, Decision, ExpertLoad, OrchestratorResponse, Private, Routing,
+    SubstrateResponse, SubstrateSeal, TokenEmit, V1,
 };
 use crate::receipt::{Receipt, ReceiptKind};
 use crate::time::Timestamp;

@@ -1,6 +1,6 @@
 //! Receipts and records that were taken out.
 
-use halo_receipts::evidence::{Claim, Evidence, Stream};
+use halo_receipts::evidence::{Claim, ClaimKind, Evidence, Stream};
 use halo_receipts::verdict::Code;
 
 use crate::golden::{Builder, SECOND_EPOCH};
@@ -124,8 +124,14 @@ fn a_header_or_a_claim_cannot_be_taken_out() {
     );
     for claim in 0..builder.evidence.claims.len() {
         let mut evidence = builder.evidence.clone();
-        evidence.claims.remove(claim);
+        let taken: Claim = evidence.claims.remove(claim).parse().unwrap();
         let verdict = judge(builder.session_id, &evidence);
+        if taken.kind == ClaimKind::Connection && taken.session_epoch < SECOND_EPOCH {
+            // A device may sign while its connection does not stand, and record over a later one: nothing says that
+            // this connection ever stood.
+            assert_eq!(verdict.exit_code, 0);
+            continue;
+        }
         assert_eq!(verdict.exit_code, 1, "claim {claim}");
         let expected = [Code::EpochUnclaimed, Code::ClaimMissing];
         assert!(

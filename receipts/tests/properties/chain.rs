@@ -2,10 +2,11 @@
 
 use halo_receipts::chain::{Chain, ChainError, Event};
 use halo_receipts::evidence::Stream;
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, RequestId, SessionId, Tier};
 use halo_receipts::payload::{
-    AnswerStatus, Answerer, Decision, ExpertLoad, ExpertSet, OrchestratorResponse, Private,
-    Routing, SubstrateResponse, SubstrateSeal, TokenEmit, V1,
+    AnswerStatus, Answerer, Decision, ExpertLoad, OrchestratorResponse, Private, Routing,
+    SubstrateResponse, SubstrateSeal, TokenEmit, V1,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;

@@ -5,9 +5,10 @@ use halo_receipts::ids::{Epoch, Hash, ReceiptId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{PairingKey, TierKey};
 use halo_receipts::messages::{
     Ack, Backpressure, BreakReason, CaptureKind, Gesture, GestureEvent, MessageError, PauseReason,
-    SensorContext, SensorEnd, SessionReset, Token, TokenOrNotice, VerificationFailed,
+    SensorEnd, Token, TokenOrNotice, VerificationFailed,
 };
 use halo_receipts::receipt::Parent;
+use halo_receipts::reset::{SensorContext, SessionReset};
 use halo_receipts::time::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;

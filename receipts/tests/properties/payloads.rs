@@ -2,10 +2,11 @@
 
 use halo_receipts::chain::Event;
 use halo_receipts::evidence::{Claim, ClaimKind, Header, Record as _, SignedRecord};
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, SessionId};
 use halo_receipts::keys::TierKey;
 use halo_receipts::payload::{
-    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, ExpertLoad, ExpertSet,
+    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, ExpertLoad,
     OrchestratorResponse, PayloadError, Private, Routing, RoutingContent, SubstrateResponse,
     TokenContent, TokenEmit, V1, from_canonical, to_canonical,
 };

@@ -9,13 +9,14 @@ use halo_receipts::chain::{Chain, Event};
 use halo_receipts::evidence::{
     Attributes, Claim, ClaimKind, Evidence, Header, Record as _, StoredBlock, StoredReceipt, Stream,
 };
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::hex;
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{PayloadKey, RootKeys, RootSecret, SessionKey, TenantKeys as _, TierKey};
 use halo_receipts::merkle;
 use halo_receipts::payload::{
     AnswerContent, AnswerStatus, Answerer, BlockRoot, BreakFound, ContentPolicy, Decision,
-    ExpertLoad, ExpertSet, ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent,
+    ExpertLoad, ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent,
     SubstrateResponse, SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};

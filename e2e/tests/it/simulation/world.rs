@@ -14,12 +14,13 @@ use halo_gateway::stored_answer::{Closing, StoredAnswer};
 use halo_gateway::upstream::{Received, Upstream};
 use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, Sampling};
 use halo_receipts::evidence::{Block, Claim, ClaimKind, Header, Record as _, Stream};
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{PairingKey, RootKeys, RootSecret, TenantKeys as _};
 use halo_receipts::opening::{
     DeviceTierKeys, OpenAnswer, OpenRequest, signature_is_valid, stream_path,
 };
-use halo_receipts::payload::{ContentPolicy, ExpertSet, ModelIdentity, V1};
+use halo_receipts::payload::{ContentPolicy, ModelIdentity, V1};
 use halo_receipts::time::Timestamp;
 use halo_substrate::bundle::LinkId;
 

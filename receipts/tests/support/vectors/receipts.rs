@@ -2,13 +2,14 @@
 //! Merkle roots.
 
 use halo_receipts::evidence::{Claim, ClaimKind, Header, Record, SignedRecord};
+use halo_receipts::experts::ExpertSet;
 use halo_receipts::hex;
 use halo_receipts::ids::{Epoch, Hash, RequestId, Tier};
 use halo_receipts::keys::RootSecret;
 use halo_receipts::merkle;
 use halo_receipts::payload::{
     AnswerContent, AnswerStatus, Answerer, BlockRoot, BreakFound, ContentPolicy, Decision,
-    ExpertLoad, ExpertSet, ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent,
+    ExpertLoad, ModelIdentity, OrchestratorResponse, Private, Routing, RoutingContent,
     SubstrateResponse, SubstrateSeal, TokenContent, TokenEmit, V1, to_canonical,
 };
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind};

@@ -3,8 +3,9 @@
 use halo_receipts::hex;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, Tier};
 use halo_receipts::keys::PairingKey;
-use halo_receipts::messages::{MessageError, SensorContext, SessionReset};
+use halo_receipts::messages::MessageError;
 use halo_receipts::receipt::Parent;
+use halo_receipts::reset::{SensorContext, SessionReset};
 use serde_json::json;
 
 use super::{Made, Session, ensure, random};
