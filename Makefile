@@ -42,7 +42,8 @@ check-dependencies: ## Licences of all dependencies, one TLS stack, nothing bann
 
 .PHONY: bench
 bench: ## Measure, with the limit of this machine beside each figure
-	$(CARGO) bench --workspace --locked
+	$(CARGO) bench --locked --package halo-receipts --bench protocol --bench verdict
+	$(CARGO) bench --locked --package halo-ledger --bench ledger
 
 .PHONY: format
 format: ## Format the code
