@@ -8,8 +8,9 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long a program may take to stop after SIGTERM before it is killed.
@@ -40,6 +41,16 @@ pub enum ProcessError {
         event: String,
         /// Where its standard error went.
         log: PathBuf,
+    },
+    /// It ended badly.
+    #[error("{program} ended ({status}): {message}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// Its exit status.
+        status: ExitStatus,
+        /// The last line of its log.
+        message: String,
     },
     /// It said nothing for too long.
     #[error("{program} did not report '{event}' within {seconds} s; its log is {log}")]
@@ -108,11 +119,21 @@ impl Programs {
                 "the standard output could not be read",
             ))
         })?;
+        // Read at once: a program whose output nobody reads stops when the pipe is full.
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
         Ok(Running {
             label: label.to_owned(),
             log,
             child,
-            lines: BufReader::new(stdout).lines(),
+            lines,
         })
     }
 
@@ -135,28 +156,34 @@ pub struct Running {
     label: String,
     log: PathBuf,
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: mpsc::UnboundedReceiver<String>,
 }
 
 impl Running {
-    /// Where the program's standard error goes.
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
     /// The next JSON line; `None` at the end of the output. Lines that are no JSON objects are passed over.
-    pub async fn next(&mut self) -> Result<Option<Value>, ProcessError> {
+    async fn next(&mut self) -> Option<Value> {
         loop {
-            let line = self.lines.next_line().await;
-            let line = line.map_err(|source| ProcessError::Io {
-                program: self.label.clone(),
-                source,
-            })?;
-            let Some(line) = line else { return Ok(None) };
+            let line = self.lines.recv().await?;
             match serde_json::from_str::<Value>(&line) {
-                Ok(value) if value.is_object() => return Ok(Some(value)),
+                Ok(value) if value.is_object() => return Some(value),
                 _ => {}
             }
+        }
+    }
+
+    /// Waits until the program ends badly; never returns while it runs, or once it has ended well.
+    pub async fn failed(&mut self) -> ProcessError {
+        match self.child.wait().await {
+            Ok(status) if status.success() => std::future::pending().await,
+            Ok(status) => ProcessError::Failed {
+                program: self.label.clone(),
+                status,
+                message: last_line(&self.log),
+            },
+            Err(source) => ProcessError::Io {
+                program: self.label.clone(),
+                source,
+            },
         }
     }
 
@@ -179,7 +206,7 @@ impl Running {
                     log: self.log.clone(),
                 });
             };
-            let Some(value) = next? else {
+            let Some(value) = next else {
                 let status = self.wait().await?;
                 return Err(ProcessError::Ended {
                     program: self.label.clone(),
@@ -226,6 +253,11 @@ impl Running {
             source,
         })
     }
+}
+
+fn last_line(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().last().unwrap_or("its log is empty").to_owned()
 }
 
 /// However the demo ends, nothing that it started goes on: the program is killed, and is gone on return.

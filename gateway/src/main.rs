@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -17,6 +18,9 @@ use halo_root_file::RootArgs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// How long tasks may take to let go of what they hold, once everything is done.
+const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// The device's front door of HALO: opens sessions, verifies, holds, forwards to a substrate, records.
 ///
@@ -120,8 +124,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 .enable_all()
                 .build()?;
             let code = runtime.block_on(serve(config, keys));
-            // What is left after the drain has had its time.
-            runtime.shutdown_background();
+            // What is left after the drain has had its time; but the ledger's file is closed, with nothing left beside it.
+            runtime.shutdown_timeout(SHUTDOWN);
             code
         }
     }

@@ -226,8 +226,11 @@ fn limit(db: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
 }
 
 impl Drop for SqliteLedger {
-    /// Waits until what is queued is written, so that the file is whole and closed.
+    /// Waits until what is queued is written, so that the file is whole and closed. The writer's connection is the last
+    /// to close, because only one that may write moves the log into the file: a copy of the file alone then has it all.
     fn drop(&mut self) {
+        let idle = &self.readers.idle;
+        idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(WriterHandle { jobs, thread }) = self.writer.take() {
             drop(jobs);
             let _ = thread.join();

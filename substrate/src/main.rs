@@ -26,6 +26,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// How long tasks may take to let go of what they hold, once everything is done.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
 /// How long receipts may take to reach the ledger after the last answer was broken off.
 const SEAL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -119,8 +122,9 @@ fn main() -> ExitCode {
         .context("cannot start the runtime")
         .and_then(|runtime| {
             let outcome = runtime.block_on(run(flags, granted));
-            // A model that is still being loaded is not waited for.
-            runtime.shutdown_background();
+            // The ledger's file is closed, with nothing left beside it. A model that is still being loaded is not waited
+            // for any longer.
+            runtime.shutdown_timeout(SHUTDOWN);
             outcome
         });
     match outcome {

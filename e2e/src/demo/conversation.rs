@@ -1,6 +1,7 @@
 //! A question and its answer: steps 0 to 3.
 
 use std::path::Path;
+use std::time::Duration;
 
 use halo_receipts::ids::{Epoch, ReceiptId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{RootKeys, RootSecret, TenantKeys as _};
@@ -26,22 +27,16 @@ pub(super) async fn converse(
     services: &Services,
     loaded: &Value,
 ) -> Result<Session, DemoError> {
-    let mut phone = start_phone(settings, data, programs, services, "tier1").await?;
-    let listening = phone.wait_for("listening", SOON, |_| {}).await?;
-    let mut glasses = match &settings.capture {
-        Capture::Image(path) => {
-            start_glasses(data, programs, "tier0", &listening, "--image", path, &[])?
-        }
-        Capture::Wav(path) => {
-            start_glasses(data, programs, "tier0", &listening, "--wav", path, &[])?
-        }
-        Capture::Sample => {
-            let wav = data.path("question.wav");
-            sample(programs, "--wav", &wav).await?;
-            start_glasses(data, programs, "tier0", &listening, "--wav", &wav, &[])?
-        }
+    let (what, file) = match &settings.capture {
+        Capture::Image(path) => ("--image", path.clone()),
+        Capture::Wav(path) => ("--wav", path.clone()),
+        Capture::Sample => ("--wav", data.path("question.wav")),
     };
-    let opened = phone.wait_for("session_opened", SOON, |_| {}).await?;
+    if let Capture::Sample = settings.capture {
+        sample(programs, what, &file).await?;
+    }
+    let mut pair = Pair::start(settings, data, programs, services, "", what, &file, &[]).await?;
+    let opened = pair.phone_says("session_opened", SOON, |_| {}).await?;
     let id: SessionId = parsed(&opened, "session_id")?;
     let epoch = Epoch(parsed(&opened, "session_epoch")?);
     let model = text(loaded, "model")?;
@@ -54,7 +49,7 @@ pub(super) async fn converse(
             captures.push(event.clone());
         }
     };
-    let routed = phone.wait_for("routed", SOON, see).await?;
+    let routed = pair.phone_says("routed", SOON, see).await?;
     for captured in &captures {
         step(
             "1/5",
@@ -81,7 +76,28 @@ pub(super) async fn converse(
         text(&routed, "parent")?
     ));
 
-    let answer = phone.wait_for("answer", LONG, |_| {}).await?;
+    detail(&format!("prompt: '{}'", settings.prompt));
+    let answer = if text(&routed, "decision")? == "escalate" {
+        let answer = pair.phone_says("answer", LONG, |_| {}).await?;
+        tell_answer(&answer, loaded, model)?;
+        Some(answer)
+    } else {
+        let answer = pair.phone_says("local_answer", SOON, |_| {}).await?;
+        step(
+            "3/5",
+            "TIER 1: answered on the phone",
+            text(&answer, "text")?,
+        );
+        None
+    };
+    let sealed = pair.phone_says("sealed", SOON, |_| {}).await?;
+    pair.finish().await?;
+    // What the phone answered by itself has no receipt of tier 2; its seal is the answer's own receipt.
+    let response = parsed(answer.as_ref().unwrap_or(&sealed), "receipt_id")?;
+    Ok(Session { id, response })
+}
+
+fn tell_answer(answer: &Value, loaded: &Value, model: &str) -> Result<(), DemoError> {
     step(
         "3/5",
         &format!("TIER 2: load {model}"),
@@ -91,22 +107,67 @@ pub(super) async fn converse(
             text(loaded, "weights_sha256")?
         ),
     );
-    detail(&format!("prompt: '{}'", settings.prompt));
     detail(&format!(
         "generated {} tokens in {} s = {} tok/s",
         answer["tokens"], answer["seconds"], answer["tok_per_s"]
     ));
-    detail(&format!("decoded: '{}'", text(&answer, "text")?));
-    let response: ReceiptId = parsed(&answer, "receipt_id")?;
-    detail(&format!("receipt {response}"));
-    phone.wait_for("sealed", SOON, |_| {}).await?;
-    succeeded_status("the phone", phone.wait().await?)?;
-    succeeded_status("the glasses", glasses.wait().await?)?;
-    Ok(Session { id, response })
+    detail(&format!("decoded: '{}'", text(answer, "text")?));
+    detail(&format!("receipt {}", text(answer, "receipt_id")?));
+    Ok(())
+}
+
+/// The phone and the glasses that are paired with it, as programs.
+pub(super) struct Pair {
+    phone: Running,
+    pub(super) glasses: Running,
+}
+
+impl Pair {
+    /// Starts both; `label` tells their logs from those of another pair, `more` are flags for the glasses.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is said once, where the pair is started"
+    )]
+    pub(super) async fn start(
+        settings: &Settings,
+        data: &Data,
+        programs: &Programs,
+        services: &Services,
+        label: &str,
+        what: &str,
+        file: &Path,
+        more: &[String],
+    ) -> Result<Self, DemoError> {
+        let mut phone = start_phone(settings, data, programs, services, &format!("tier1{label}"))?;
+        let listening = phone.wait_for("listening", SOON, |_| {}).await?;
+        let label = format!("tier0{label}");
+        let glasses = start_glasses(data, programs, &label, &listening, what, file, more)?;
+        Ok(Self { phone, glasses })
+    }
+
+    /// Waits until the phone reports `event`, unless the glasses end badly before.
+    pub(super) async fn phone_says(
+        &mut self,
+        event: &str,
+        limit: Duration,
+        see: impl FnMut(&Value),
+    ) -> Result<Value, DemoError> {
+        tokio::select! {
+            biased;
+            said = self.phone.wait_for(event, limit, see) => Ok(said?),
+            failed = self.glasses.failed() => Err(failed.into()),
+        }
+    }
+
+    /// Waits until both have ended well.
+    pub(super) async fn finish(mut self) -> Result<(), DemoError> {
+        succeeded_status("the phone", self.phone.wait().await?)?;
+        succeeded_status("the glasses", self.glasses.wait().await?)
+    }
 }
 
 /// Derives the three tier keys of the session from the root, as every holder of a root can.
-pub(super) fn derive_keys(data: &Data, session: &SessionId, epoch: Epoch) -> Result<(), DemoError> {
+fn derive_keys(data: &Data, session: &SessionId, epoch: Epoch) -> Result<(), DemoError> {
     let keys = RootKeys::new(RootSecret::new(data.read("root")?)?, 1, true);
     let tenant: TenantId = TENANT.parse().map_err(|error| DemoError::Step {
         step: "[0/5]",
@@ -131,7 +192,7 @@ pub(super) fn derive_keys(data: &Data, session: &SessionId, epoch: Epoch) -> Res
     Ok(())
 }
 
-pub(super) async fn start_phone(
+fn start_phone(
     settings: &Settings,
     data: &Data,
     programs: &Programs,
@@ -160,7 +221,7 @@ pub(super) async fn start_phone(
     Ok(programs.start("halo-tier1", label, arguments)?)
 }
 
-pub(super) fn start_glasses(
+fn start_glasses(
     data: &Data,
     programs: &Programs,
     label: &str,

@@ -5,9 +5,9 @@ use halo_receipts::evidence::Stream;
 use halo_receipts::ids::SessionId;
 use halo_receipts::receipt::{Receipt, ReceiptKind};
 
-use super::conversation::{Session, sample, start_glasses, start_phone};
+use super::conversation::{Pair, Session, sample};
 use super::data::Data;
-use super::log::{detail, line_with, parsed, step, succeeded_status, text};
+use super::log::{detail, line_with, parsed, step, text};
 use super::services::Services;
 use super::{DemoError, LONG, SOON, Settings, TAMPERED_FRAME};
 use crate::processes::Programs;
@@ -65,7 +65,7 @@ pub(super) async fn verify_tampered(
     step(
         "5/5",
         "TAMPER TEST",
-        "one byte of a stored tier 2 receipt, in a copy of the ledger",
+        "one byte of a stored receipt of the answer, then of its payload, in a copy",
     );
     let mut detected = Vec::new();
     // Byte 30 stands inside event_payload_hash; byte 40 of the payload stands in the roots of its blocks.
@@ -119,45 +119,38 @@ pub(super) async fn live_tamper(
     step("+", "LIVE TAMPER", "one byte of an image frame, in flight");
     let image = data.path("photo.jpg");
     sample(programs, "--image", &image).await?;
-    let mut phone = start_phone(settings, data, programs, services, "tier1-tamper").await?;
-    let listening = phone.wait_for("listening", SOON, |_| {}).await?;
     let frame = ["--tamper-frame".to_owned(), TAMPERED_FRAME.to_string()];
-    let mut glasses = start_glasses(
-        data,
-        programs,
-        "tier0-tamper",
-        &listening,
-        "--image",
-        &image,
-        &frame,
-    )?;
-    let opened = phone.wait_for("session_opened", SOON, |_| {}).await?;
+    let (what, label) = ("--image", "-tamper");
+    let mut pair = Pair::start(
+        settings, data, programs, services, label, what, &image, &frame,
+    )
+    .await?;
+    let opened = pair.phone_says("session_opened", SOON, |_| {}).await?;
     let id: SessionId = parsed(&opened, "session_id")?;
-    let broken = phone.wait_for("chain_broken", SOON, |_| {}).await?;
+    let broken = pair.phone_says("chain_broken", SOON, |_| {}).await?;
     detail(&format!(
         "tier 1: frame {} refused ({}); 0x80 sent, nothing of the capture written",
         broken["first_bad"],
         text(&broken, "reason")?
     ));
-    glasses.wait_for("alert", SOON, |_| {}).await?;
+    pair.glasses.wait_for("alert", SOON, |_| {}).await?;
     detail("tier 0: key wiped; SECURITY ALERT - CHAIN BROKEN");
-    let relinked = phone.wait_for("relinked", SOON, |_| {}).await?;
+    let relinked = pair.phone_says("relinked", SOON, |_| {}).await?;
     detail(&format!(
         "tier 1: epoch {} opened, the break recorded in receipt {}; 0x81 sent",
         relinked["session_epoch"],
         text(&relinked, "receipt_id")?
     ));
-    glasses.wait_for("relinked", SOON, |_| {}).await?;
+    pair.glasses.wait_for("relinked", SOON, |_| {}).await?;
     detail("tier 0: READY TO RE-LINK; capture resumes");
-    let captured = phone.wait_for("capture_verified", SOON, |_| {}).await?;
+    let captured = pair.phone_says("capture_verified", SOON, |_| {}).await?;
     detail(&format!(
         "tier 1: capture verified, {} frames, receipt {}",
         captured["frames"],
         text(&captured, "receipt_id")?
     ));
-    phone.wait_for("sealed", LONG, |_| {}).await?;
-    succeeded_status("the phone", phone.wait().await?)?;
-    succeeded_status("the glasses", glasses.wait().await?)?;
+    pair.phone_says("sealed", LONG, |_| {}).await?;
+    pair.finish().await?;
     let kept = captures_in(data, &id).await?;
     let (code, report) = halo_verify(data, programs, &id, "ledger.db", &[]).await?;
     match (

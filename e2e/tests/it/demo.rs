@@ -125,6 +125,36 @@ fn the_bundle_passes_offline(data: &Path) {
 }
 
 #[test]
+fn a_question_that_the_phone_answers_is_sealed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("demo");
+    let output = demo(&data, &["--prompt", "What time is it?"]);
+    let log = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{log}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(log.contains("TIER 1: routing decision, local"), "{log}");
+    assert!(log.contains("CORRECTLY DETECTED"), "{log}");
+    // What is left is whole without the files of the programs that wrote it.
+    assert!(!data.join("ledger.db-wal").exists());
+}
+
+#[test]
+fn a_capture_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("demo");
+    let capture = folder.path().join("noise.wav");
+    std::fs::write(&capture, "noise").unwrap();
+    let output = demo(&data, &["--capture", capture.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("not a wav"), "{errors}");
+    assert_eq!(running(&data), Vec::<String>::new(), "something still runs");
+}
+
+#[test]
 fn a_model_that_cannot_be_read_ends_the_demo_and_everything_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("demo");

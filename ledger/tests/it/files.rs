@@ -4,7 +4,9 @@ use std::path::Path;
 
 use halo_ledger::conformance::Sample;
 use halo_ledger::sqlite::SCHEMA_VERSION;
-use halo_ledger::{LedgerError, LedgerUrl, SessionQuery, SqliteLedger, open, open_read_only};
+use halo_ledger::{
+    Ledger as _, LedgerError, LedgerUrl, SessionQuery, SqliteLedger, open, open_read_only,
+};
 use halo_receipts::evidence::{ClaimKind, Stream};
 use rusqlite::Connection;
 
@@ -94,6 +96,34 @@ async fn a_newer_schema() {
         std::fs::read(&path).unwrap(),
         before,
         "a newer file was changed"
+    );
+}
+
+/// An auditor is handed one file.
+#[tokio::test]
+async fn a_closed_ledger_is_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let sample = Sample::new(1, 3).unwrap();
+    let ledger = open(&format!("sqlite:{}", path.display()).parse().unwrap()).unwrap();
+    ledger
+        .open_session(&sample.header().unwrap(), &sample.first_claim().unwrap())
+        .await
+        .unwrap();
+    assert!(ledger.snapshot(&sample.session).await.unwrap().is_some());
+    drop(ledger);
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    let copied = SqliteLedger::open_read_only(&copy).unwrap();
+    assert!(copied.snapshot(&sample.session).await.unwrap().is_some());
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .flatten()
+        .collect();
+    assert!(
+        left.iter()
+            .all(|file| file.path() != path.with_extension("db-wal")),
+        "{left:?}"
     );
 }
 
