@@ -68,7 +68,7 @@ pub(super) async fn verify_tampered(
         "one byte of a stored receipt of the answer, then of its payload, in a copy",
     );
     let mut detected = Vec::new();
-    // Byte 30 stands inside event_payload_hash; byte 40 of the payload stands in the roots of its blocks.
+    // Byte 30 stands inside event_payload_hash; byte 60 of the payload among its first values.
     for (copy, place, offset, expected) in [
         ("tampered.db", Place::Receipt, 30, "HMAC FAIL at receipt "),
         (
@@ -80,7 +80,7 @@ pub(super) async fn verify_tampered(
     ] {
         let path = data.path(copy);
         tamper::copy(&data.path("ledger.db"), &path)?;
-        tamper::flip_byte(&path, &session.response, place, offset)?;
+        tamper::change_byte(&path, &session.response, place, offset)?;
         let (code, report) = halo_verify(data, programs, &session.id, copy, &[]).await?;
         let named = format!("{expected}{}", session.response);
         match (code, line_with(&report, &named)) {
