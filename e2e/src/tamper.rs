@@ -44,9 +44,9 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), TamperError> {
     Ok(())
 }
 
-/// Changes one byte at `offset` of one receipt, or of its payload, in the ledger at `path`: a digit becomes
-/// another digit, so that only a hash or a MAC can tell.
-/// The triggers that refuse such a change are dropped first, as whoever owns the file can do. Returns old and new byte.
+/// Changes one byte at `offset` of one receipt, or of its payload, in the ledger at `path`: a digit becomes another digit,
+/// so that only a hash or a MAC can tell. The triggers that refuse such a change are dropped first, as whoever owns the
+/// file can do. Returns old and new byte.
 pub fn change_byte(
     path: &Path,
     id: &ReceiptId,

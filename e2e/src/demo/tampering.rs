@@ -74,7 +74,7 @@ pub(super) async fn verify_tampered(
         (
             "tampered-payload.db",
             Place::Payload,
-            40,
+            45,
             "PAYLOAD HASH FAIL at receipt ",
         ),
     ] {
