@@ -138,6 +138,9 @@ pub async fn run(settings: &Settings) -> Result<(), DemoError> {
         "What to look at next: the conversation, and the proof without a key and without the ledger:"
     );
     let verify = settings.programs.join("halo-verify");
+    // Shorter to read, and the same for everybody who runs it from the checkout.
+    let here = std::env::current_dir().unwrap_or_default();
+    let verify = verify.strip_prefix(here).unwrap_or(&verify);
     let (verify, data) = (verify.display(), settings.data.display());
     println!(
         "  {verify} {} --ledger sqlite:{data}/ledger.db --demo-root {data}/root --replay",

@@ -16,8 +16,10 @@ use crate::processes::{Programs, Running};
 /// The session of the first conversation, and what the log says of it later.
 pub(super) struct Session {
     pub(super) id: SessionId,
-    /// Tier 2's halo_tier_response.
+    /// The answer's halo_tier_response.
     pub(super) response: ReceiptId,
+    /// Who signed it.
+    pub(super) tier: Tier,
 }
 
 pub(super) async fn converse(
@@ -94,7 +96,11 @@ pub(super) async fn converse(
     pair.finish().await?;
     // What the phone answered by itself has no receipt of tier 2; its seal is the answer's own receipt.
     let response = parsed(answer.as_ref().unwrap_or(&sealed), "receipt_id")?;
-    Ok(Session { id, response })
+    let tier = match answer {
+        Some(_) => Tier::Substrate,
+        None => Tier::Orchestrator,
+    };
+    Ok(Session { id, response, tier })
 }
 
 fn tell_answer(answer: &Value, loaded: &Value, model: &str) -> Result<(), DemoError> {

@@ -62,11 +62,11 @@ pub(super) async fn verify_tampered(
     programs: &Programs,
     session: &Session,
 ) -> Result<(), DemoError> {
-    step(
-        "5/5",
-        "TAMPER TEST",
-        "one byte of a stored receipt of the answer, then of its payload, in a copy",
+    let damage = format!(
+        "one byte of a stored tier {} receipt, then of its payload, in a copy of the ledger",
+        session.tier
     );
+    step("5/5", "TAMPER TEST", &damage);
     let mut detected = Vec::new();
     // Byte 30 stands inside event_payload_hash; byte 60 of the payload among its first values.
     for (copy, place, offset, expected) in [
