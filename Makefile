@@ -16,8 +16,15 @@ demo: ## Run one whole conversation and a tamper test; ARGS='--help' lists what 
 	$(CARGO) build --release --locked --bins
 	$(TARGET)/release/halo-demo $(ARGS)
 
+CHECKS := check-format check-lints check-tests check-vectors check-dependencies
+
 .PHONY: test
-test: check-format check-lints check-tests check-vectors check-dependencies ## Everything that must pass before a change lands
+test: ## Everything that must pass before a change lands, and how long each part took
+	@for part in $(CHECKS); do \
+		started=$$SECONDS; echo "== make $$part"; \
+		$(MAKE) --no-print-directory $$part; \
+		echo "== make $$part took $$((SECONDS - started)) s"; \
+	done
 
 .PHONY: check-format
 check-format: ## The formatter has nothing to change

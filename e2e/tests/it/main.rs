@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod demo;
+mod live_verify;
 mod simulation;
 mod use_cases;

@@ -1,14 +1,14 @@
 //! Whole sessions as devices and pods would write them, from a seed.
 
 use halo_receipts::evidence::{
-    Block, Claim, ClaimKind, Header, Record as _, SignedRecord, StoredReceipt, Stream,
+    BLOCK_MAX, Block, Claim, ClaimKind, Header, Record as _, SignedRecord, StoredReceipt, Stream,
 };
 use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{DeviceId, Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
 use halo_receipts::keys::{KeyCheckValue, RootSecret, SessionKey, TierKey};
 use halo_receipts::merkle;
 use halo_receipts::payload::{
-    AnswerContent, AnswerStatus, Answerer, ContentPolicy, Decision, ExpertLoad,
+    AnswerContent, AnswerStatus, Answerer, BlockRoot, ContentPolicy, Decision, ExpertLoad,
     OrchestratorResponse, Private, Routing, RoutingContent, SubstrateResponse, SubstrateSeal,
     TokenContent, TokenEmit, V1, to_canonical,
 };
@@ -372,7 +372,15 @@ impl Sample {
             ids: (steps > 0).then_some((first_id, last.id)),
             receipts: steps * 2,
             root: merkle::root(&leaves),
-            blocks: Vec::new(),
+            blocks: (0..)
+                .step_by(BLOCK_MAX)
+                .zip(leaves.chunks(BLOCK_MAX))
+                .map(|(first, block)| BlockRoot {
+                    first,
+                    count: block.len() as u32,
+                    root: merkle::root(block),
+                })
+                .collect(),
         };
         let private = author.private(Tier::Substrate, &answer(None))?;
         let payload = SubstrateResponse::new(seal, private);
