@@ -281,11 +281,11 @@ impl Builder {
 
     /// Tier 1's record of a break in the stream of `broken`.
     pub fn record_break(&mut self, broken: Epoch) -> Receipt {
-        let mut routing = Routing::new(Decision::VerificationFailed, "frame_hmac", "link/1");
+        let mut routing = Routing::new(Decision::VerificationFailed, "break: hmac", "link/1");
         routing.break_found = Some(BreakFound {
             epoch: broken,
             first_bad: 41,
-            reason: "frame_hmac".to_owned(),
+            reason: "hmac".to_owned(),
             expected: Hash::of(b"the frame that was sent"),
             computed: Hash::of(b"the frame that arrived"),
         });
