@@ -16,7 +16,7 @@ use crate::processes::{ProcessError, Programs};
 use crate::tamper::TamperError;
 use conversation::converse;
 use data::Data;
-use log::clock;
+use log::{clock, line};
 use services::start_services;
 use tampering::{live_tamper, verify_clean, verify_tampered};
 
@@ -45,12 +45,12 @@ pub enum DemoError {
     #[error("the demo's root: {0}")]
     Root(#[from] KeyError),
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     File {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The folder holds something that no demo wrote.
     #[error("{0} holds files that no demo wrote; name an empty or a new folder with --data")]
@@ -120,7 +120,7 @@ pub async fn run(settings: &Settings) -> Result<(), DemoError> {
         folder: settings.programs.clone(),
         logs: data.path("logs"),
     };
-    println!("=== HALO end-to-end demo at {} UTC ===", clock());
+    line(&format!("=== HALO end-to-end demo at {} UTC ===", clock()));
     let (services, loaded) = start_services(settings, &data, &programs).await?;
     let session = converse(settings, &data, &programs, &services, &loaded).await?;
     data.write("session_id", format!("{}\n", session.id))?;
@@ -129,26 +129,26 @@ pub async fn run(settings: &Settings) -> Result<(), DemoError> {
     live_tamper(settings, &data, &programs, &services).await?;
     services.gateway.stop().await?;
     services.substrate.stop().await?;
-    println!();
-    println!(
+    line("");
+    line(&format!(
         "Every step held. ledger.db, root, session_id, bundle.json and logs/ are in {}.",
         settings.data.display()
-    );
-    println!(
-        "What to look at next: the conversation, and the proof without a key and without the ledger:"
+    ));
+    line(
+        "What to look at next: the conversation, and the proof without a key and without the ledger:",
     );
     let verify = settings.programs.join("halo-verify");
     // Shorter to read, and the same for everybody who runs it from the checkout.
     let here = std::env::current_dir().unwrap_or_default();
     let verify = verify.strip_prefix(here).unwrap_or(&verify);
     let (verify, data) = (verify.display(), settings.data.display());
-    println!(
+    line(&format!(
         "  {verify} {} --ledger sqlite:{data}/ledger.db --demo-root {data}/root --replay",
         session.id
-    );
-    println!(
+    ));
+    line(&format!(
         "  {verify} {} --bundle {data}/bundle.json --no-keys",
         session.id
-    );
+    ));
     Ok(())
 }

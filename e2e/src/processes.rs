@@ -23,12 +23,12 @@ pub enum ProcessError {
     #[error("{0} is missing; build it with `cargo build --bins` in the profile of this program")]
     Missing(PathBuf),
     /// It could not be started or read.
-    #[error("{program}: {source}")]
+    #[error("{program}: {error}")]
     Io {
         /// The program.
         program: String,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// It ended before it said what was waited for.
     #[error("{program} ended ({status}) before it reported '{event}'; its log is {log}")]
@@ -101,9 +101,9 @@ impl Programs {
         label: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Running, ProcessError> {
-        let io = |source| ProcessError::Io {
+        let io = |error| ProcessError::Io {
             program: label.to_owned(),
-            source,
+            error,
         };
         let log = self.logs.join(format!("{label}.log"));
         let errors = File::create(&log).map_err(io)?;
@@ -144,9 +144,9 @@ impl Programs {
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Output, ProcessError> {
         let output = self.command(program)?.args(arguments).output().await;
-        output.map_err(|source| ProcessError::Io {
+        output.map_err(|error| ProcessError::Io {
             program: program.to_owned(),
-            source,
+            error,
         })
     }
 }
@@ -180,9 +180,9 @@ impl Running {
                 status,
                 message: last_line(&self.log),
             },
-            Err(source) => ProcessError::Io {
+            Err(error) => ProcessError::Io {
                 program: self.label.clone(),
-                source,
+                error,
             },
         }
     }
@@ -231,9 +231,9 @@ impl Running {
 
     /// Waits for the program's end.
     pub async fn wait(&mut self) -> Result<ExitStatus, ProcessError> {
-        self.child.wait().await.map_err(|source| ProcessError::Io {
+        self.child.wait().await.map_err(|error| ProcessError::Io {
             program: self.label.clone(),
-            source,
+            error,
         })
     }
 
@@ -248,9 +248,9 @@ impl Running {
                 return Ok(());
             }
         }
-        self.child.kill().await.map_err(|source| ProcessError::Io {
+        self.child.kill().await.map_err(|error| ProcessError::Io {
             program: self.label.clone(),
-            source,
+            error,
         })
     }
 }

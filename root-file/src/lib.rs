@@ -15,20 +15,20 @@ const ROOT_FILE_MAX: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// The file cannot be read.
-    #[error("{}: cannot read the root secret: {source}", file.display())]
+    #[error("{}: cannot read the root secret: {error}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The demo root cannot be made.
-    #[error("{}: cannot make a demo root: {source}", file.display())]
+    #[error("{}: cannot make a demo root: {error}", file.display())]
     Make {
         /// The file.
         file: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is too long to be a secret.
     #[error("{}: {length} bytes are no root secret; at most {ROOT_FILE_MAX} are taken", file.display())]
@@ -42,12 +42,12 @@ pub enum RootError {
     #[error("give --root or --demo-root")]
     None,
     /// The secret is refused.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {error}", file.display())]
     Secret {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: KeyError,
+        error: KeyError,
     },
 }
 
@@ -87,9 +87,9 @@ impl RootArgs {
 /// As [`read`], and a file that cannot be made.
 pub fn demo(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
     if !file.exists() {
-        make(file).map_err(|source| RootError::Make {
+        make(file).map_err(|error| RootError::Make {
             file: file.into(),
-            source,
+            error,
         })?;
     }
     read(file, generation, true)
@@ -100,9 +100,9 @@ pub fn demo(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
 /// # Errors
 /// A file that cannot be read, is too long, or too short to be a secret.
 pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootError> {
-    let failed = |source| RootError::Read {
+    let failed = |error| RootError::Read {
         file: file.into(),
-        source,
+        error,
     };
     let mut source = std::fs::File::open(file).map_err(failed)?;
     let length = source.metadata().map_err(failed)?.len();
@@ -119,9 +119,9 @@ pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootEr
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     let secret =
-        RootSecret::new(std::mem::take(&mut *bytes)).map_err(|source| RootError::Secret {
+        RootSecret::new(std::mem::take(&mut *bytes)).map_err(|error| RootError::Secret {
             file: file.into(),
-            source,
+            error,
         })?;
     Ok(RootKeys::new(secret, generation, demo))
 }

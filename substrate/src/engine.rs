@@ -75,12 +75,12 @@ pub struct ModelInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A file cannot be opened or read.
-    #[error("{}: cannot read: {source}", file.display())]
+    #[error("{}: cannot read: {error}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file is not in the format that its place or name promises.
     #[error("{}: {what}: expected {expected}, found {found}", file.display())]

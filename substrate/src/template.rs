@@ -178,7 +178,7 @@ fn read_if_there(file: &Path) -> Result<Option<String>, EngineError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(EngineError::Io {
             file: file.into(),
-            source,
+            error: source,
         }),
     }
 }

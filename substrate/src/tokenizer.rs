@@ -31,7 +31,7 @@ impl Tokenizer {
     pub fn from_file(file: &Path) -> Result<Self, EngineError> {
         let text = std::fs::read(file).map_err(|source| EngineError::Io {
             file: file.into(),
-            source,
+            error: source,
         })?;
         let format = |what: &str, expected: &str, found: String| EngineError::Format {
             file: file.into(),

@@ -8,7 +8,7 @@ use halo_receipts::keys::{RootKeys, RootSecret, TenantKeys as _};
 use serde_json::Value;
 
 use super::data::Data;
-use super::log::{detail, parsed, step, succeeded, succeeded_status, text};
+use super::log::{detail, line, parsed, step, succeeded, succeeded_status, text};
 use super::services::Services;
 use super::{Capture, DemoError, LONG, SOON, Settings, TENANT};
 use crate::processes::{Programs, Running};
@@ -42,7 +42,9 @@ pub(super) async fn converse(
     let id: SessionId = parsed(&opened, "session_id")?;
     let epoch = Epoch(parsed(&opened, "session_epoch")?);
     let model = text(loaded, "model")?;
-    println!("session_id = {id}, tenant_id = {TENANT}, model = {model}");
+    line(&format!(
+        "session_id = {id}, tenant_id = {TENANT}, model = {model}"
+    ));
     derive_keys(data, &id, epoch)?;
 
     let mut captures = Vec::new();

@@ -20,9 +20,9 @@ impl Data {
     /// Makes the folder, or empties the one that an earlier demo left. A folder with anything else in it is not touched, nor
     /// one that another demo uses.
     pub(super) fn create(folder: &Path) -> Result<Self, DemoError> {
-        let file = |source| DemoError::File {
+        let file = |error| DemoError::File {
             path: folder.to_owned(),
-            source,
+            error,
         };
         fs::create_dir_all(folder).map_err(file)?;
         let marker = folder.join(MARKER);
@@ -64,12 +64,12 @@ impl Data {
 
     pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<(), DemoError> {
         let path = self.path(name);
-        fs::write(&path, content).map_err(|source| DemoError::File { path, source })
+        fs::write(&path, content).map_err(|error| DemoError::File { path, error })
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, DemoError> {
         let path = self.path(name);
-        fs::read(&path).map_err(|source| DemoError::File { path, source })
+        fs::read(&path).map_err(|error| DemoError::File { path, error })
     }
 
     pub(super) fn ledger(&self, name: &str) -> String {

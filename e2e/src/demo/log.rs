@@ -1,5 +1,6 @@
 //! What the demo prints, and what it reads from the events of the programs.
 
+use std::io::Write as _;
 use std::process::{ExitStatus, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,14 +19,19 @@ pub(super) fn clock() -> String {
     time.map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
+/// Prints a line. Whoever reads the log may stop reading; the demo goes on to its end.
+pub(super) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Prints one line of a step: its title in a fixed width, then what it found.
 pub(super) fn step(number: &str, title: &str, found: &str) {
-    println!("[{number}] {title:<40} {found}");
+    line(&format!("[{number}] {title:<40} {found}"));
 }
 
 /// Prints a further line of the step above.
 pub(super) fn detail(text: &str) {
-    println!("      {text}");
+    line(&format!("      {text}"));
 }
 
 pub(super) fn line_with<'a>(report: &'a str, words: &str) -> Option<&'a str> {

@@ -77,7 +77,7 @@ impl Config {
     pub fn from_file(file: &Path) -> Result<Self, EngineError> {
         let text = std::fs::read(file).map_err(|source| EngineError::Io {
             file: file.into(),
-            source,
+            error: source,
         })?;
         Self::from_json(file, &text)
     }

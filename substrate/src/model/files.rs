@@ -25,7 +25,7 @@ impl HashedFile {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let failed = |source| EngineError::Io {
             file: path.into(),
-            source,
+            error: source,
         };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -83,7 +83,7 @@ impl HashedFile {
             .read_exact(buffer)
             .map_err(|source| EngineError::Io {
                 file: self.path.clone(),
-                source,
+                error: source,
             })?;
         self.hasher.update(&*buffer);
         self.position += wanted;

@@ -53,7 +53,7 @@ pub struct Model {
 pub fn open(path: &Path, options: &Options) -> Result<Model, EngineError> {
     std::fs::metadata(path).map_err(|source| EngineError::Io {
         file: path.into(),
-        source,
+        error: source,
     })?;
     // the small files first: what is wrong with them shows before gigabytes are read
     let place = tokenizer_file(path, options)?;
