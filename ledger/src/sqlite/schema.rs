@@ -141,7 +141,8 @@ pub fn open(path: &Path, patience: Duration) -> Result<Connection, LedgerError> 
     if version == Version::Empty {
         patiently(patience, || create(&mut db)).map_err(fault)?;
     }
-    check_version(path, read_version(&db).map_err(fault)?)?;
+    let version = patiently(patience, || read_version(&db)).map_err(fault)?;
+    check_version(path, version)?;
     Ok(db)
 }
 
@@ -186,7 +187,17 @@ enum Version {
     Ledger(i64),
 }
 
+/// Reads it as of one moment: a program that creates the tables between two reads would make a new ledger look like
+/// a database of another program.
 fn read_version(db: &Connection) -> rusqlite::Result<Version> {
+    let moment = db.unchecked_transaction()?;
+    let version = version_in(&moment)?;
+    moment.commit()?;
+    Ok(version)
+}
+
+/// What the file is, inside a transaction.
+fn version_in(db: &Connection) -> rusqlite::Result<Version> {
     let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     if pragma("application_id")? == APPLICATION_ID {
         return Ok(Version::Ledger(pragma("user_version")?));
@@ -217,7 +228,7 @@ fn check_version(path: &Path, version: Version) -> Result<(), LedgerError> {
 /// All tables or none: two processes may come here at once, and the second finds the first one's.
 fn create(db: &mut Connection) -> rusqlite::Result<()> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if read_version(&transaction)? == Version::Empty {
+    if version_in(&transaction)? == Version::Empty {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -188,7 +188,7 @@ async fn a_reader_writes_nothing() {
 #[test]
 fn many_create_one_ledger() {
     let folder = tempfile::tempdir().unwrap();
-    for round in 0..5 {
+    for round in 0..40 {
         let path = folder.path().join(format!("ledger-{round}"));
         std::thread::scope(|scope| {
             let open = || SqliteLedger::open(&path).map(drop);
