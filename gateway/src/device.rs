@@ -326,20 +326,7 @@ impl Connection {
     }
 
     fn ask(&mut self, ask: Ask) -> Result<(), Refusal> {
-        let session = self.session.ring().session();
-        let answers = &self.gateway.answers;
-        let begun = answers.begin(session, ask.request_id, self.number, 0);
-        let (answer, reading) = begun.ok_or(Refusal {
-            code: EndCode::Busy,
-            retry_after_ms: Some(1_000),
-        })?;
-        self.reading = Some(reading);
-        let task = Task {
-            gateway: Arc::clone(&self.gateway),
-            answer,
-            ring: self.session.ring(),
-            terms: self.session.terms().clone(),
-        };
+        let task = self.begin(ask.request_id, 0)?;
         self.gateway.tasks.spawn(task.ask(ask));
         Ok(())
     }
@@ -355,20 +342,31 @@ impl Connection {
             self.reading = Some(reading);
             return Ok(());
         }
+        let task = self.begin(request_id, from_step)?;
+        self.gateway.tasks.spawn(task.follow());
+        Ok(())
+    }
+
+    /// Begins an answer that this connection reads; refused while another one of the session is under way.
+    fn begin(
+        &mut self,
+        request_id: halo_receipts::ids::RequestId,
+        from_step: u32,
+    ) -> Result<Task, Refusal> {
+        let session = self.session.ring().session();
+        let answers = &self.gateway.answers;
         let begun = answers.begin(session, request_id, self.number, from_step);
         let (answer, reading) = begun.ok_or(Refusal {
             code: EndCode::Busy,
             retry_after_ms: Some(1_000),
         })?;
         self.reading = Some(reading);
-        let task = Task {
+        Ok(Task {
             gateway: Arc::clone(&self.gateway),
             answer,
             ring: self.session.ring(),
             terms: self.session.terms().clone(),
-        };
-        self.gateway.tasks.spawn(task.follow());
-        Ok(())
+        })
     }
 
     async fn ping(&mut self) -> Result<(), Over> {
