@@ -16,7 +16,7 @@ demo: ## Run one whole conversation and a tamper test; ARGS='--help' lists what 
 	$(CARGO) build --release --locked --bins
 	$(TARGET)/release/halo-demo $(ARGS)
 
-CHECKS := check-format check-lints check-tests check-vectors check-dependencies
+CHECKS := check-format check-lints check-tests check-vectors check-aws-emulator check-dependencies
 
 .PHONY: test
 test: ## Everything that must pass before a change lands, and how long each part took
@@ -42,6 +42,11 @@ check-tests: ## Every test, on the programs as they are built for development
 .PHONY: check-vectors
 check-vectors: ## The test vectors, by a checker that shares nothing with the Rust code
 	$(PYTHON) receipts/vectors/check.py
+
+.PHONY: check-aws-emulator
+check-aws-emulator: ## The AWS emulator against moto, through boto3: every difference is a known one
+	$(CARGO) build --locked --package halo-aws-emulator --bins
+	$(PYTHON) emulators/aws/differential/run.py --emulator $(TARGET)/debug/halo-aws-emulator
 
 .PHONY: check-dependencies
 check-dependencies: ## Licences of all dependencies, one TLS stack, nothing banned

@@ -20,7 +20,7 @@ BANNED = {
     "openssl-sys": "one TLS stack: rustls with aws-lc-rs",
     "native-tls": "one TLS stack: rustls with aws-lc-rs",
     "onig_sys": "a C regex engine; the tokenizer uses fancy-regex",
-    "h2": "the device port and the pods speak HTTP/1.1 only",
+    "aws-sdk-ec2": "a million lines for fourteen calls; cloud/ speaks EC2's Query protocol itself",
 }
 
 # Crates of which two versions would mean two copies of something large or dangerous.
