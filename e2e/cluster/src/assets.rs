@@ -1,0 +1,309 @@
+//! Where the binaries are: the folder that KUBEBUILDER_ASSETS names, or a cache that is filled once by `go build`.
+
+use std::{
+    env, fs,
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Error;
+
+/// The Kubernetes release that `go/kubernetes/go.mod` pins.
+pub const KUBERNETES_VERSION: &str = "v1.35.4";
+
+/// The programs that the one Kubernetes binary is, each a link to it.
+const PROGRAMS: [&str; 6] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+    "kube-proxy",
+];
+
+/// How often a long build says that it is still at it.
+const PROGRESS: Duration = Duration::from_secs(30);
+
+/// One Go module of this crate. The files are part of this library, so that it works wherever its sources were.
+struct Module {
+    name: &'static str,
+    files: [(&'static str, &'static str); 3],
+    link_flags: &'static str,
+}
+
+const MODULES: [Module; 2] = [
+    Module {
+        name: "etcd",
+        files: [
+            ("go.mod", include_str!("../go/etcd/go.mod")),
+            ("go.sum", include_str!("../go/etcd/go.sum")),
+            ("main.go", include_str!("../go/etcd/main.go")),
+        ],
+        link_flags: "-s -w",
+    },
+    Module {
+        name: "kubernetes",
+        files: [
+            ("go.mod", include_str!("../go/kubernetes/go.mod")),
+            ("go.sum", include_str!("../go/kubernetes/go.sum")),
+            ("main.go", include_str!("../go/kubernetes/main.go")),
+        ],
+        // The binaries report the release that they are: clients and the kubelet's version checks read it.
+        link_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35 -X k8s.io/component-base/version.gitTreeState=clean",
+    },
+];
+
+/// A folder that holds the binaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assets(PathBuf);
+
+impl Assets {
+    /// Finds the binaries, and builds them if this machine has not done so before: minutes the first time, milliseconds afterwards.
+    /// Other processes that want them meanwhile wait for the same build. Blocks; progress goes to stderr.
+    ///
+    /// # Errors
+    /// [`Error::NoBinaries`] if there is nothing to take and no Go to build with; otherwise what failed.
+    pub fn find() -> Result<Self, Error> {
+        match env::var_os("KUBEBUILDER_ASSETS") {
+            Some(folder) if !folder.is_empty() => Ok(Self(folder.into())),
+            _ => cached(&cache_root()?),
+        }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// One binary.
+    ///
+    /// # Errors
+    /// [`Error::MissingBinary`] if the folder does not have it.
+    pub fn program(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.0.join(name);
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(Error::MissingBinary {
+                name: name.to_owned(),
+                folder: self.0.clone(),
+            })
+        }
+    }
+}
+
+fn cache_root() -> Result<PathBuf, Error> {
+    let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) if !home.is_empty() => Path::new(&home).join(".cache"),
+        _ => env::temp_dir(),
+    };
+    let root = base.join("halo/kubernetes");
+    fs::create_dir_all(&root).map_err(Error::io(format!("create {}", root.display())))?;
+    Ok(root)
+}
+
+/// The version of everything that decides what is built, as a short hex number.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        let mut hash = Sha256::new();
+        for module in &MODULES {
+            for part in [module.name, module.link_flags] {
+                hash.update(part);
+                hash.update([0]);
+            }
+            for (name, text) in module.files {
+                hash.update(name);
+                hash.update([0]);
+                hash.update(text);
+                hash.update([0]);
+            }
+        }
+        hash.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    })
+}
+
+fn cached(root: &Path) -> Result<Assets, Error> {
+    let folder = root.join(version());
+    if folder.is_dir() {
+        return Ok(Assets(folder));
+    }
+    // The lock is released when the file is closed, so also when the builder is killed.
+    let lock_path = root.join("lock");
+    let lock =
+        File::create(&lock_path).map_err(Error::io(format!("create {}", lock_path.display())))?;
+    lock.lock()
+        .map_err(Error::io(format!("lock {}", lock_path.display())))?;
+    if !folder.is_dir() {
+        let building = root.join(format!("{}.building", version()));
+        // What a killed builder left.
+        remove(&building)?;
+        build(&building)?;
+        fs::rename(&building, &folder)
+            .map_err(Error::io(format!("rename {}", building.display())))?;
+    }
+    Ok(Assets(folder))
+}
+
+fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", folder.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn build(folder: &Path) -> Result<(), Error> {
+    let go = env::var_os("GO").unwrap_or_else(|| "go".into());
+    match Command::new(&go)
+        .arg("version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+    {
+        Ok(status) if status.success() => {}
+        _ => return Err(Error::NoBinaries),
+    }
+    let sources = folder.join("sources");
+    for module in &MODULES {
+        let source = sources.join(module.name);
+        fs::create_dir_all(&source).map_err(Error::io(format!("create {}", source.display())))?;
+        for (name, text) in module.files {
+            let path = source.join(name);
+            fs::write(&path, text).map_err(Error::io(format!("write {}", path.display())))?;
+        }
+        go_build(&go, module, &source, &folder.join(module.name))?;
+    }
+    for program in PROGRAMS {
+        let link = folder.join(program);
+        symlink("kubernetes", &link).map_err(Error::io(format!("link {}", link.display())))?;
+    }
+    remove(&sources)
+}
+
+fn go_build(
+    go: &std::ffi::OsStr,
+    module: &Module,
+    source: &Path,
+    binary: &Path,
+) -> Result<(), Error> {
+    let log_path = source.join("build.log");
+    let log =
+        File::create(&log_path).map_err(Error::io(format!("create {}", log_path.display())))?;
+    let started = Instant::now();
+    say(&format!(
+        "building {} for tests with go build, once: up to ten minutes with an empty build cache",
+        module.name
+    ));
+    let mut build = Command::new(go)
+        .args(["build", "-mod=readonly", "-trimpath", "-ldflags"])
+        .arg(module.link_flags)
+        .arg("-o")
+        .arg(binary)
+        .arg(".")
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GOWORK", "off")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(Error::io("start go build"))?;
+    let mut said = Instant::now();
+    let status = loop {
+        match build.try_wait().map_err(Error::io("wait for go build"))? {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+        if said.elapsed() >= PROGRESS {
+            said = Instant::now();
+            say(&format!(
+                "building {}: {} s",
+                module.name,
+                started.elapsed().as_secs()
+            ));
+        }
+    };
+    if status.success() {
+        say(&format!(
+            "built {} in {} s",
+            module.name,
+            started.elapsed().as_secs()
+        ));
+        return Ok(());
+    }
+    let log = fs::read_to_string(&log_path).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    Err(Error::GoBuild {
+        module: module.name,
+        status,
+        log: lines[lines.len().saturating_sub(15)..].join("\n"),
+    })
+}
+
+/// Prints to stderr itself: the print macros are captured by the test runner, and a silent wait of minutes looks like a hang.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "halo-e2e-cluster: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pinned_release_is_the_one_that_is_built_and_named() {
+        let module = &MODULES[1];
+        let required = format!("k8s.io/kubernetes {KUBERNETES_VERSION}");
+        assert!(module.files[0].1.contains(&required));
+        assert!(
+            module
+                .link_flags
+                .contains(&format!("gitVersion={KUBERNETES_VERSION} "))
+        );
+        // Every staging module is the published one of the same release.
+        let staging = KUBERNETES_VERSION.replace("v1.", "v0.");
+        let replaced: Vec<&str> = module.files[0]
+            .1
+            .lines()
+            .filter(|line| line.contains(" => "))
+            .collect();
+        assert!(replaced.len() > 25);
+        for line in replaced {
+            assert!(line.ends_with(&staging), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_binary_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Assets(folder.path().to_owned())
+            .program("etcd")
+            .unwrap_err();
+        assert!(error.to_string().contains("there is no etcd in it"));
+    }
+
+    #[test]
+    fn a_version_that_is_there_is_not_built_again() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(version())).unwrap();
+        let found = cached(root.path()).unwrap();
+        assert_eq!(found.folder(), root.path().join(version()));
+        assert_eq!(
+            fs::read_dir(root.path()).unwrap().count(),
+            1,
+            "no lock was taken"
+        );
+    }
+}
