@@ -13,6 +13,7 @@ pub mod fragment;
 pub mod frame;
 pub mod hex;
 pub mod ids;
+pub mod keyring;
 pub mod keys;
 pub mod link;
 pub mod merkle;

@@ -3,6 +3,7 @@
 
 mod chain;
 mod documents;
+mod keyrings;
 mod links;
 mod messages;
 mod opening;
