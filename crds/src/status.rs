@@ -109,6 +109,10 @@ pub struct HaloSubstrateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_since: Option<Time>,
 
+    /// Since when fewer pods would do; empty unless awake with more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surplus_since: Option<Time>,
+
     /// When the operator tries again what the cloud refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<Time>,
