@@ -197,6 +197,11 @@ impl ControlPlane {
         others.into_iter().flatten().try_for_each(Process::check)
     }
 
+    /// Whether a controller manager runs.
+    pub(crate) fn has_controllers(&self) -> bool {
+        self.controllers.is_some()
+    }
+
     pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }

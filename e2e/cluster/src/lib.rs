@@ -1,11 +1,13 @@
-//! A real Kubernetes control plane for tests: etcd and the API server, and where asked for the controllers and the
-//! scheduler.
+//! A real Kubernetes control plane for tests: etcd and the API server, and where asked for the controllers, the
+//! scheduler, and nodes that have no kubelet.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), halo_e2e_cluster::Error> {
-//! use halo_e2e_cluster::{ControlPlane, Options};
+//! use halo_e2e_cluster::{ControlPlane, FakeNodes, NodeSpec, Options};
 //!
 //! let plane = ControlPlane::start(Options { crds: halo_crds::all(), ..Options::full() }).await?;
+//! let nodes = FakeNodes::start(&plane).await?;
+//! nodes.boot(NodeSpec::new("node-0"));
 //! let client = plane.client_named("my-test").await?;
 //! // ...
 //! assert_eq!(plane.requests_by("my-test")?.len(), 0);
@@ -30,6 +32,7 @@ mod control_plane;
 mod crds;
 mod error;
 mod eventually;
+mod fake_nodes;
 mod metrics;
 mod options;
 mod pki;
@@ -42,5 +45,6 @@ pub use control_plane::{AT_ONCE, ControlPlane};
 pub use crds::{install, install_crds};
 pub use error::Error;
 pub use eventually::eventually;
+pub use fake_nodes::{FakeNodes, Hold, NodeSpec, Step};
 pub use metrics::RequestKind;
 pub use options::{Controllers, Options};

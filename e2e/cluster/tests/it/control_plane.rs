@@ -18,11 +18,9 @@ use kube::{
 };
 use serde_json::json;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::object;
 
-fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_alone() {
