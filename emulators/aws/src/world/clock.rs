@@ -68,6 +68,7 @@ impl World {
         match instance.state {
             InstanceState::Pending => {
                 instance.state = InstanceState::Running;
+                instance.state_reason = None;
                 instance.boots += 1;
                 step.effects.push(Effect::Boot(Box::new(started(instance))));
             }

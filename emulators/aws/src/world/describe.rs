@@ -1,15 +1,16 @@
 //! `DescribeInstances` and `DescribeInstanceStatus`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use crate::form::Form;
 use crate::xml::{Element, group, list, text};
 
 use super::filters::{self, Field, Filter, Page, one, tag_field};
-use super::launch::tag_set;
 use super::lifecycle::state_shown;
 use super::query;
 use super::state::{Instance, InstanceState, Moment, Volume};
+use super::tags::tag_set;
 use super::{Answer, World, timestamp};
 
 /// Fields by which instances can be filtered.
@@ -69,7 +70,7 @@ impl World {
         let mut launches: BTreeMap<(Moment, &str), Vec<&Instance>> = BTreeMap::new();
         for instance in found {
             launches
-                .entry((first_launch(instance), &instance.reservation))
+                .entry((instance.created_at, &instance.reservation))
                 .or_default()
                 .push(instance);
         }
@@ -104,14 +105,12 @@ impl World {
         let items = instances.iter().map(|instance| {
             let (status, reachability) = status_of(instance.state);
             let summary = |name| {
-                let details = match reachability {
-                    Some(reachability) => vec![vec![
-                        text("name", "reachability"),
-                        text("status", reachability),
-                    ]],
-                    None => Vec::new(),
-                };
-                group(name, vec![text("status", status), list("details", details)])
+                let mut shown = vec![text("status", status)];
+                shown.extend(reachability.map(|reachability| {
+                    let detail = vec![text("name", "reachability"), text("status", reachability)];
+                    list("details", [detail])
+                }));
+                group(name, shown)
             };
             vec![
                 text("instanceId", &instance.id),
@@ -271,6 +270,44 @@ impl World {
         ]
     }
 
+    fn interface_shown(&self, instance: &Instance, ip: Ipv4Addr, groups: &Element) -> Vec<Element> {
+        let [_, b, c, d] = ip.octets();
+        vec![
+            text("networkInterfaceId", interface_id(instance, "eni-")),
+            text("subnetId", &instance.subnet),
+            text("vpcId", &instance.vpc),
+            text("description", ""),
+            text("ownerId", &self.rules.catalogue.account),
+            text("status", "in-use"),
+            text("macAddress", format!("02:00:0a:{b:02x}:{c:02x}:{d:02x}")),
+            text("privateIpAddress", ip),
+            text("privateDnsName", &instance.private_dns),
+            text("sourceDestCheck", true),
+            groups.clone(),
+            group(
+                "attachment",
+                vec![
+                    text("attachmentId", interface_id(instance, "eni-attach-")),
+                    text("deviceIndex", 0),
+                    text("status", "attached"),
+                    text("attachTime", timestamp(instance.created_at)),
+                    text("deleteOnTermination", true),
+                    text("networkCardIndex", 0),
+                ],
+            ),
+            list("ipv6AddressesSet", []),
+            list(
+                "privateIpAddressesSet",
+                [vec![
+                    text("privateIpAddress", ip),
+                    text("privateDnsName", &instance.private_dns),
+                    text("primary", true),
+                ]],
+            ),
+            text("interfaceType", "interface"),
+        ]
+    }
+
     fn instance_shown(&self, instance: &Instance, volumes: &[&Volume]) -> Vec<Element> {
         let gone = instance.state == InstanceState::Terminated;
         let mut shown = vec![
@@ -367,15 +404,7 @@ impl World {
                 text("sourceDestCheck", true),
                 list(
                     "networkInterfaceSet",
-                    [vec![
-                        text("networkInterfaceId", instance.id.replacen("i-", "eni-", 1)),
-                        text("subnetId", &instance.subnet),
-                        text("vpcId", &instance.vpc),
-                        text("status", "in-use"),
-                        text("privateIpAddress", ip),
-                        text("privateDnsName", &instance.private_dns),
-                        groups.clone(),
-                    ]],
+                    [self.interface_shown(instance, ip, &groups)],
                 ),
             ]);
         }
@@ -384,9 +413,8 @@ impl World {
     }
 }
 
-/// Orders launches by age: a later start moves `launched_at`, the moment from which an instance is visible stays.
-fn first_launch(instance: &Instance) -> Moment {
-    instance.visible_at
+fn interface_id(instance: &Instance, prefix: &str) -> String {
+    instance.id.replacen("i-", prefix, 1)
 }
 
 fn metadata_shown(instance: &Instance) -> Element {
@@ -402,6 +430,7 @@ fn metadata_shown(instance: &Instance) -> Element {
             text("httpTokens", &instance.metadata.tokens),
             text("httpPutResponseHopLimit", instance.metadata.hop_limit),
             text("httpEndpoint", &instance.metadata.endpoint),
+            text("httpProtocolIpv6", "disabled"),
             text("instanceMetadataTags", &instance.metadata.tags),
         ],
     )

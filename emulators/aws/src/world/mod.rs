@@ -6,6 +6,7 @@ pub mod describe;
 pub mod error;
 pub mod filters;
 pub mod launch;
+mod launch_checks;
 pub mod lifecycle;
 pub mod limits;
 pub mod offers;
@@ -13,6 +14,7 @@ pub mod query;
 pub mod ssm;
 pub mod state;
 pub mod tags;
+mod tokens;
 pub mod volumes;
 pub mod volumes_shown;
 

@@ -8,8 +8,8 @@ use crate::xml::{Element, group, list, text, texts};
 
 use super::error::ApiError;
 use super::filters::{self, Field, Page, one, tag_field};
-use super::launch::tag_set;
 use super::state::Tags;
+use super::tags::tag_set;
 use super::{Answer, World, query};
 
 const TYPE_FIELDS: &[&str] = &[
@@ -409,7 +409,7 @@ fn type_field(kind: &InstanceType, name: &str) -> Field {
         "instance-type" => one(&kind.name),
         "memory-info.size-in-mib" => one(kind.memory_mib.to_string()),
         "processor-info.supported-architecture" => one(&kind.architecture),
-        "supported-usage-class" => one("on-demand"),
+        "supported-usage-class" => Some(vec!["on-demand".to_owned(), "spot".to_owned()]),
         "supported-virtualization-type" => one("hvm"),
         "vcpu-info.default-cores" => one(kind.cores.to_string()),
         "vcpu-info.default-vcpus" => one(kind.vcpus.to_string()),
@@ -422,7 +422,7 @@ fn type_shown(kind: &&InstanceType) -> Vec<Element> {
         text("instanceType", &kind.name),
         text("currentGeneration", true),
         text("freeTierEligible", false),
-        texts("supportedUsageClasses", ["on-demand"]),
+        texts("supportedUsageClasses", ["on-demand", "spot"]),
         texts("supportedRootDeviceTypes", ["ebs"]),
         texts("supportedVirtualizationTypes", ["hvm"]),
         text("bareMetal", false),

@@ -115,6 +115,8 @@ pub struct Instance {
     pub due: Option<Moment>,
     /// From when other calls know it.
     pub visible_at: Moment,
+    /// When it was launched.
+    pub created_at: Moment,
     /// When it was launched or last started.
     pub launched_at: Moment,
     /// Its type.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::form::Form;
-use crate::xml::{list, text};
+use crate::xml::{Element, list, text};
 
 use super::error::ApiError;
 use super::filters::{self, Page, one};
@@ -248,4 +248,13 @@ fn resource_type(id: &str) -> &'static str {
         Some("ami") => "image",
         _ => "snapshot",
     }
+}
+
+/// Tags as answers write them.
+pub(super) fn tag_set(tags: &Tags) -> Element {
+    list(
+        "tagSet",
+        tags.iter()
+            .map(|(key, value)| vec![text("key", key), text("value", value)]),
+    )
 }

@@ -5,11 +5,11 @@ use crate::form::Form;
 use crate::xml::{Element, text};
 
 use super::error::ApiError;
-use super::launch::{check_token, fingerprint, mismatch};
 use super::query::{self, boolean, number, required, word};
 use super::state::{
     Attachment, AttachmentState, InstanceState, Moment, TokenUse, Volume, VolumeState,
 };
+use super::tokens::{check_token, fingerprint, mismatch};
 use super::{Answer, Step, World, tags, timestamp};
 
 const KINDS: &[&str] = &["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"];
@@ -461,6 +461,5 @@ pub(super) fn attachment_shown(volume: &str, on: &Attachment) -> Vec<Element> {
         text("device", &on.device),
         text("status", on.state.name()),
         text("attachTime", timestamp(on.since)),
-        text("deleteOnTermination", on.delete_on_termination),
     ]
 }

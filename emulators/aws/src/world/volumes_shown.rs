@@ -4,8 +4,8 @@ use crate::form::Form;
 use crate::xml::{Element, list, text};
 
 use super::filters::{self, Field, Page, one, tag_field};
-use super::launch::tag_set;
 use super::state::{Attachment, Moment, Volume};
+use super::tags::tag_set;
 use super::volumes::attachment_shown;
 use super::{Answer, World, query, timestamp};
 
@@ -67,10 +67,11 @@ impl World {
             text("createTime", timestamp(volume.created_at)),
             list(
                 "attachmentSet",
-                volume
-                    .attachment
-                    .iter()
-                    .map(|on| attachment_shown(&volume.id, on)),
+                volume.attachment.iter().map(|on| {
+                    let mut shown = attachment_shown(&volume.id, on);
+                    shown.push(text("deleteOnTermination", on.delete_on_termination));
+                    shown
+                }),
             ),
             text("volumeType", &volume.kind),
             text("encrypted", volume.encrypted),
