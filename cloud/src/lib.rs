@@ -40,7 +40,8 @@ pub trait Cloud: Send + Sync {
     /// Stops a running instance; one that is stopped already is a success.
     async fn stop(&self, instance: &InstanceId) -> Result<(), CloudError>;
 
-    /// Ends an instance; one that is gone is a success.
+    /// Ends an instance; one that is gone is a success. One that was launched a moment ago and is not shown yet is
+    /// [`Failure::State`]: ask again.
     async fn terminate(&self, instance: &InstanceId) -> Result<(), CloudError>;
 
     /// Makes an encrypted gp3 volume, or returns the one that this client token made before.
@@ -57,7 +58,8 @@ pub trait Cloud: Send + Sync {
         device: &str,
     ) -> Result<(), CloudError>;
 
-    /// Deletes a volume that is attached to nothing; one that is gone is a success.
+    /// Deletes a volume that is attached to nothing; one that is gone is a success. One that was made a moment ago and is not
+    /// shown yet is [`Failure::State`]: ask again.
     async fn delete_volume(&self, volume: &VolumeId) -> Result<(), CloudError>;
 
     /// The image id that an image names: itself, or what a public parameter says today. Answers are remembered for a day.

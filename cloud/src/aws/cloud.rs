@@ -9,6 +9,7 @@ use super::answers;
 use super::batch::Batch;
 use super::codes;
 use super::ec2::{self, UnderWay};
+use super::fresh::Fresh;
 use super::images::Images;
 use super::permissions;
 use super::requests;
@@ -27,6 +28,7 @@ pub struct AwsCloud {
     instance_lists: UnderWay<Tags, Arc<Vec<Instance>>>,
     volume_lists: UnderWay<Tags, Arc<Vec<Volume>>>,
     images: Images,
+    fresh: Fresh,
 }
 
 impl AwsCloud {
@@ -42,6 +44,7 @@ impl AwsCloud {
             instance_lists: UnderWay::new(),
             volume_lists: UnderWay::new(),
             images: Images::default(),
+            fresh: Fresh::default(),
         }
     }
 
@@ -92,6 +95,7 @@ impl Cloud for AwsCloud {
                 message: format!("the client token launched {}, which has ended", instance.id),
             });
         }
+        self.fresh.made(&instance.id.0);
         Ok(instance)
     }
 
@@ -116,15 +120,18 @@ impl Cloud for AwsCloud {
     }
 
     async fn start(&self, instance: &InstanceId) -> Result<(), CloudError> {
-        self.starting.add(&instance.0).await
+        let result = self.starting.add(&instance.0).await;
+        self.fresh.judge(&instance.0, result)
     }
 
     async fn stop(&self, instance: &InstanceId) -> Result<(), CloudError> {
-        self.stopping.add(&instance.0).await
+        let result = self.stopping.add(&instance.0).await;
+        self.fresh.judge(&instance.0, result)
     }
 
     async fn terminate(&self, instance: &InstanceId) -> Result<(), CloudError> {
-        gone_is_fine(self.ending.add(&instance.0).await)
+        let result = self.ending.add(&instance.0).await;
+        gone_is_fine(self.fresh.judge(&instance.0, result))
     }
 
     async fn create_volume(&self, request: &NewVolume) -> Result<Volume, CloudError> {
@@ -140,6 +147,7 @@ impl Cloud for AwsCloud {
             // The answer to a creation may leave out what was just said.
             volume.tags.clone_from(&request.tags);
         }
+        self.fresh.made(&volume.id.0);
         Ok(volume)
     }
 
@@ -167,13 +175,17 @@ impl Cloud for AwsCloud {
             {
                 Ok(())
             }
-            result => result,
+            // Either of the two can be what is not known yet.
+            result => self
+                .fresh
+                .judge(&volume.0, self.fresh.judge(&instance.0, result)),
         }
     }
 
     async fn delete_volume(&self, volume: &VolumeId) -> Result<(), CloudError> {
         let form = requests::delete_volume(&volume.0);
-        gone_is_fine(ec2::done(&self.session, Action::DeleteVolume, form).await)
+        let result = ec2::done(&self.session, Action::DeleteVolume, form).await;
+        gone_is_fine(self.fresh.judge(&volume.0, result))
     }
 
     async fn resolve_image(&self, image: &Image) -> Result<String, CloudError> {

@@ -2,6 +2,19 @@
 //!
 //! Only the credentials and the signature are the SDK's. An [`AwsSession`] holds what all calls share: credentials, connections, the
 //! pace of each class of calls and who watches them. [`AwsCloud`] and [`AwsSecrets`] are what the rest of HALO sees.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use halo_cloud::aws::{AwsCloud, AwsSecrets, AwsSession, AwsSettings, NoObserver};
+//!
+//! # fn main() -> Result<(), halo_cloud::aws::SetupError> {
+//! let settings = AwsSettings::new("us-east-2", "prod");
+//! let session = AwsSession::new(settings, Arc::new(NoObserver))?;
+//! let cloud = AwsCloud::new(&session);
+//! let secrets = AwsSecrets::new(&session);
+//! # Ok(())
+//! # }
+//! ```
 
 mod action;
 mod answers;
@@ -10,6 +23,7 @@ mod cloud;
 mod codes;
 mod ec2;
 mod form;
+mod fresh;
 mod images;
 mod json;
 mod keys;

@@ -8,6 +8,7 @@
 
 mod batching;
 mod chain;
+mod emulated;
 mod errors;
 mod garbage;
 mod lists;
