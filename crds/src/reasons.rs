@@ -44,6 +44,10 @@ pub const KEYS_PUBLISHED: &str = "KeysPublished";
 pub const KEYS_STALE: &str = "KeysStale";
 /// The root secret has fewer than 32 bytes.
 pub const ROOT_TOO_SHORT: &str = "RootTooShort";
+/// Another root secret stands under a generation whose keys are published.
+pub const ROOT_CHANGED: &str = "RootChanged";
+/// A Secret with keys was changed or deleted by someone, and is as it was again.
+pub const SECRET_RESTORED: &str = "SecretRestored";
 /// The keys wait for the namespace.
 pub const NAMESPACE_PENDING: &str = "NamespacePending";
 
