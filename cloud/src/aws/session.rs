@@ -276,14 +276,16 @@ impl AwsSession {
             )
         })?;
         let result = read(&answer);
-        if result
-            .as_ref()
-            .is_err_and(|error| error.failure == Failure::Credentials)
-        {
+        if result.as_ref().is_err_and(says_bad_keys) {
             self.inner.keys.forget(&credentials);
         }
         result
     }
+}
+
+/// Whether an answer refuses the credentials themselves. EC2 says AuthFailure to keys that it does not know.
+fn says_bad_keys(error: &CloudError) -> bool {
+    error.failure == Failure::Credentials || error.code == "AuthFailure"
 }
 
 /// `halo/0.1.0 cluster/prod`, with only what may stand in a header.

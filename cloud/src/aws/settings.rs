@@ -38,8 +38,8 @@ impl AwsSettings {
     }
 }
 
-/// How many calls of each class are made at most. The defaults are EC2's own for an account and region; a class slows down by
-/// itself when it is throttled, because others use the same account.
+/// How many calls of each class are made at most. The defaults are modest; a class slows down by itself when it is throttled,
+/// because others use the same account.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Paces {
     /// Describe calls.

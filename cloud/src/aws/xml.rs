@@ -13,7 +13,7 @@ const DEEPEST: usize = 64;
 pub(super) struct Node<'a> {
     /// Its name without a prefix.
     pub(super) name: &'a str,
-    /// Its text, exact; between child elements it is only layout.
+    /// Its text up to its first child element, exact; between children there is only layout.
     pub(super) text: Cow<'a, str>,
     /// Its child elements in order.
     pub(super) children: Vec<Node<'a>>,
@@ -47,9 +47,15 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn push_text(&mut self, more: &str) {
-        if !more.is_empty() {
-            self.text.to_mut().push_str(more);
+    fn push_text(&mut self, more: Cow<'a, str>) {
+        if more.is_empty() || !self.children.is_empty() {
+            return;
+        }
+        // Most texts come in one piece, and that piece is borrowed.
+        if self.text.is_empty() {
+            self.text = more;
+        } else {
+            self.text.to_mut().push_str(&more);
         }
     }
 
@@ -98,7 +104,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node<'_>, XmlError> {
         let from = position(reader.buffer_position());
         let event = reader.read_event()?;
         let to = position(reader.buffer_position());
-        // Names are borrowed from the text itself, which lives longer than the event.
+        // Names and texts are borrowed from the source itself, which lives longer than the event.
         let source = text.get(from..to).unwrap_or_default();
         match event {
             Event::Start(_) => {
@@ -116,12 +122,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node<'_>, XmlError> {
                 close(node, &mut open, &mut root)?;
             }
             Event::Text(more) => match open.last_mut() {
-                Some(node) => node.push_text(&more.xml10_content()?),
+                Some(node) if !source.contains('\r') => node.push_text(Cow::Borrowed(source)),
+                Some(node) => node.push_text(Cow::Owned(more.xml10_content()?.into_owned())),
                 None if source.trim().is_empty() => {}
                 None => return Err(XmlError::Shape),
             },
             Event::CData(more) => match open.last_mut() {
-                Some(node) => node.push_text(&more.xml10_content()?),
+                Some(node) => node.push_text(Cow::Owned(more.xml10_content()?.into_owned())),
                 None => return Err(XmlError::Shape),
             },
             Event::GeneralRef(entity) => {
@@ -130,7 +137,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node<'_>, XmlError> {
                     Some(c) => c,
                     None => predefined(&entity.decode()?).ok_or(XmlError::Entity)?,
                 };
-                node.push_text(c.encode_utf8(&mut [0; 4]));
+                node.push_text(Cow::Owned(c.to_string()));
             }
             Event::DocType(_) => return Err(XmlError::DocType),
             Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
@@ -192,13 +199,14 @@ mod tests {
     fn a_tree() {
         let node = parse(
             b"\xef\xbb\xbf<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- c --><e:a xmlns=\"x\">\n <b k='v'>1 &lt;&amp;&#x41;&#66;&gt;</b>\n <c/>\n\
-              <list><item><n>x</n></item><other/><item><n>y</n></item></list><b>2</b><d><![CDATA[<&]]></d></e:a>\n",
+              <r>1\r\n2</r><list><item><n>x</n></item><other/><item><n>y</n></item></list><b>2</b><d><![CDATA[<&]]></d></e:a>\n",
         )
         .unwrap();
         assert_eq!(node.name, "a");
         assert_eq!(node.text_at(&["b"]), "1 <&AB>");
         assert_eq!(node.text_at(&["c"]), "");
         assert_eq!(node.text_at(&["d"]), "<&");
+        assert_eq!(node.text_at(&["r"]), "1\n2");
         assert_eq!(node.text_at(&["no", "such"]), "");
         let names: Vec<_> = node
             .items("list")

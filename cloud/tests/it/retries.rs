@@ -240,6 +240,22 @@ async fn expired_credentials_are_fetched_anew() {
 }
 
 #[tokio::test]
+async fn keys_that_are_not_known_are_not_used_again() {
+    let server = Server::new(|_, _| Reply::error(401, "AuthFailure", "not able to validate")).await;
+    let source = Source::default();
+    let watch = Arc::new(Watch::default());
+    let session =
+        AwsSession::with_credentials(settings(&server.url), source.clone(), watch).unwrap();
+    let cloud = AwsCloud::new(&session);
+    for n in 1..4 {
+        let error = cloud.instances(&Tags::new()).await.unwrap_err();
+        assert_eq!(error.failure, Failure::Unauthorized);
+        assert_eq!(source.asked.load(Ordering::SeqCst), n);
+    }
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn without_credentials_nothing_is_sent() {
     let server = Server::new(|_, _| Reply::Close).await;
     let source = Source {

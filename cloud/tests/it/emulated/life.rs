@@ -11,7 +11,7 @@ use crate::script::tags;
 async fn what_was_launched_is_not_seen_at_once() {
     let mut config = Config::default();
     // Long enough that what follows happens before.
-    config.rules.timings.visible_after_ms = 1_500;
+    config.rules.timings.visible_after_ms = 3_000;
     let (emulator, clients) = start(config);
     let launched = clients.cloud.launch(&launch("t-1")).await.unwrap();
     assert_eq!(launched.state, InstanceState::Pending);
