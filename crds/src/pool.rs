@@ -104,7 +104,7 @@ pub struct Ec2Pool {
 
     /// USD an hour by instance type, such as "1.488"; over those that the operator knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 16), extend("additionalProperties" = {"type": "string", "maxLength": 12}))]
     #[x_kube(validation = Rule::new("self.all(t, self[t].matches('^[0-9]{1,4}([.][0-9]{1,6})?$'))").message("a price is USD an hour as text, such as \"1.488\""))]
     pub prices: BTreeMap<String, String>,
 }

@@ -28,12 +28,12 @@ use crate::status::HaloTenantStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("has(self.spec.tenantId) || self.metadata.name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message("the name is also the tenant id: use lower-case letters, digits and hyphens, or set spec.tenantId"),
     validation = Rule::new("has(self.spec.tenantId) || size(self.metadata.name) <= 63").message("the name is also the tenant id: use at most 63 characters, or set spec.tenantId"),
-    validation = Rule::new("has(self.spec.namespace) || size(has(self.spec.tenantId) ? self.spec.tenantId : self.metadata.name) <= 58").message("a tenant id longer than 58 characters makes no namespace name: set spec.namespace"),
+    validation = Rule::new("has(self.spec.__namespace__) || size(has(self.spec.tenantId) ? self.spec.tenantId : self.metadata.name) <= 58").message("a tenant id longer than 58 characters makes no namespace name: set spec.namespace"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("has(self.tenantId) == has(oldSelf.tenantId) && (!has(self.tenantId) || self.tenantId == oldSelf.tenantId)").message("spec.tenantId cannot change, as keys and receipts carry it: create another HaloTenant"),
-    validation = Rule::new("has(self.namespace) == has(oldSelf.namespace) && (!has(self.namespace) || self.namespace == oldSelf.namespace)").message("spec.namespace cannot change: create another HaloTenant and move the devices"),
+    validation = Rule::new("has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)").message("spec.namespace cannot change: create another HaloTenant and move the devices"),
 )]
 pub struct HaloTenantSpec {
     /// The tenant's id in keys and receipts; the object's name if it is not given. Cannot change.
