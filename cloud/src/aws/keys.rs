@@ -293,4 +293,48 @@ mod tests {
         assert_eq!(keys.get().await.unwrap().access_key_id(), "AK3");
         assert_eq!(source.asked(), 5);
     }
+
+    /// Hands out credentials that end soon, once; whoever asks again waits for ever.
+    #[derive(Debug, Default)]
+    struct Slow {
+        asked: AtomicU64,
+    }
+
+    impl ProvideCredentials for Slow {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
+                return future::ProvideCredentials::new(std::future::pending());
+            }
+            let expiry = SystemTime::now() + Duration::from_secs(60);
+            let credentials = Credentials::new("AK", "s", None, Some(expiry), "test");
+            future::ProvideCredentials::ready(Ok(credentials))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_source_holds_up_one_caller_only() {
+        let provider = SharedCredentialsProvider::new(Slow::default());
+        let keys = Arc::new(Keys::new("us-east-2", Some(provider)));
+        assert_eq!(keys.get().await.unwrap().access_key_id(), "AK");
+        let slow = tokio::spawn({
+            let keys = Arc::clone(&keys);
+            async move {
+                keys.get()
+                    .await
+                    .map(|found| found.access_key_id().to_owned())
+            }
+        });
+        tokio::task::yield_now().await;
+        // While that one waits, the old ones serve; no time passes.
+        let began = Instant::now();
+        assert_eq!(keys.get().await.unwrap().access_key_id(), "AK");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(!slow.is_finished());
+        // In the end it makes do with them too.
+        assert_eq!(slow.await.unwrap().unwrap(), "AK");
+        assert_eq!(began.elapsed(), FETCH);
+    }
 }

@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn what_is_not_an_answer() {
-        let deep = "<a>".repeat(100_000);
+        let nested = |depth| "<a>".repeat(depth) + &"</a>".repeat(depth);
+        assert!(parse(nested(DEEPEST).as_bytes()).is_ok());
+        let (deep, deeper) = (nested(DEEPEST + 1), nested(100_000));
         for bad in [
             "",
             "   ",
@@ -241,6 +243,7 @@ mod tests {
             "{\"json\": true}",
             "&lt;",
             &deep,
+            &deeper,
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{:.60}", bad);
         }
