@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod engine;
 pub mod generate;
 pub mod http;
+pub mod keys;
 pub mod metrics;
 pub mod model;
 pub mod pod;

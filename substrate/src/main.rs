@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,13 @@ use anyhow::{Context as _, anyhow};
 use clap::{Parser, ValueEnum};
 use halo_ledger::LedgerUrl;
 use halo_receipts::ids::{Hash, TenantId};
-use halo_receipts::keys::TenantKeys as _;
+use halo_receipts::keys::TenantKeys;
 use halo_receipts::payload::ModelIdentity;
 use halo_root_file::RootArgs;
 use halo_substrate::http;
+use halo_substrate::keys::{Change, FileKeys};
 use halo_substrate::metrics::Metrics;
+use halo_substrate::model::choose::{ModelDigest, choose};
 use halo_substrate::model::{self, Model, Options};
 use halo_substrate::pod::{Limits, Phase, Pod, PromptForm, Ready};
 use halo_substrate::session::Served;
@@ -29,6 +31,9 @@ use tracing_subscriber::EnvFilter;
 /// How long tasks may take to let go of what they hold, once everything is done.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// How often the keyring's file is looked at.
+const KEYS_CHECKED: Duration = Duration::from_secs(3);
+
 /// How long receipts may take to reach the ledger after the last answer was broken off.
 const SEAL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -41,13 +46,20 @@ const SEAL_LIMIT: Duration = Duration::from_secs(15);
 #[command(
     name = "halo-substrate",
     version,
-    after_help = "Exit codes: 0 drained after a signal; 1 the model, the root, the ledger or the address cannot be used, \
+    mut_arg("root", |arg| arg.required_unless_present("keys")),
+    after_help = "Exit codes: 0 drained after a signal; 1 the model, the keys, the ledger or the address cannot be used, \
                   or receipts could not be written in time; 2 wrong flags."
 )]
 struct Flags {
-    /// A Hugging Face folder of a Qwen3-MoE model, or a GGUF file.
+    /// A Hugging Face folder of a Qwen3-MoE model, a GGUF file, or a folder of GGUF files.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
+    /// Which GGUF file of the folder: the one that carries this in its name, such as Q8_0.
+    #[arg(long, value_name = "NAME")]
+    quantisation: Option<String>,
+    /// The digest that the model must have, as receipts carry it; with another one the pod does not become ready.
+    #[arg(long, value_name = "sha256:HEX")]
+    model_digest: Option<ModelDigest>,
     /// The tokenizer.json, if it is not in the model's folder or beside the GGUF file.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -63,6 +75,9 @@ struct Flags {
     /// Where receipts go, such as sqlite:/var/lib/halo/ledger.db.
     #[arg(long, value_name = "sqlite:PATH")]
     ledger: LedgerUrl,
+    /// The tenant's published keys instead of a root secret: a keyring, read again when the file changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "demo_root", "root_generation"])]
+    keys: Option<PathBuf>,
     #[command(flatten)]
     root: RootArgs,
     /// Threads for the arithmetic; by default as many as the container grants.
@@ -157,7 +172,7 @@ fn report(line: &serde_json::Value) {
 
 async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let keys = flags.root.keys()?;
+    let keys = tenant_keys(&flags)?;
     if keys.root().demo {
         tracing::warn!("running on a demo root: receipts prove nothing to anyone");
     }
@@ -165,7 +180,7 @@ async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
     let metrics = Metrics::new().context("cannot register metrics")?;
     let pod = Arc::new(Pod::new(
         flags.tenant.clone(),
-        Arc::new(keys),
+        keys,
         ledger,
         metrics.clone(),
         flags.pod_name.clone(),
@@ -186,8 +201,11 @@ async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
     let drain = Duration::from_secs(flags.drain_seconds.into());
     let begin = Instant::now();
     let (path, options) = (flags.model.clone(), options(&flags, threads));
+    let (quantisation, digest) = (flags.quantisation.clone(), flags.model_digest);
     let loading = tokio::task::spawn_blocking(move || {
+        let path = choose(&path, quantisation.as_deref())?;
         let model = model::open(&path, &options)?;
+        check_digest(&path, &model, digest)?;
         Ok::<_, anyhow::Error>((model, build_digest()?))
     });
     let (model, build) = tokio::select! {
@@ -226,6 +244,57 @@ async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
             "answers were broken off and could not be sealed within {} s",
             SEAL_LIMIT.as_secs()
         ))
+    }
+}
+
+/// The tenant's keys: published ones, which are looked at again and again, or all of them, under a root.
+fn tenant_keys(flags: &Flags) -> anyhow::Result<Arc<dyn TenantKeys>> {
+    let Some(file) = &flags.keys else {
+        return Ok(Arc::new(flags.root.keys()?));
+    };
+    let keys = Arc::new(FileKeys::open(file, &flags.tenant)?);
+    let root = keys.root();
+    tracing::info!(generation = root.generation, months = ?keys.months(), "the keyring is read");
+    let watched = Arc::downgrade(&keys);
+    tokio::spawn(async move {
+        let mut said = String::new();
+        loop {
+            tokio::time::sleep(KEYS_CHECKED).await;
+            let Some(keys) = watched.upgrade() else {
+                return;
+            };
+            let (generation, months) = (keys.root().generation, keys.months());
+            let looked = tokio::task::spawn_blocking(move || (keys.refresh(), keys)).await;
+            match looked {
+                Ok((Ok(Change::Same), _)) => {}
+                Ok((Ok(Change::Changed), keys)) => {
+                    said.clear();
+                    let (generation, months) = (keys.root().generation, keys.months());
+                    tracing::info!(generation, ?months, "the keyring has changed");
+                }
+                Ok((Err(error), _)) => {
+                    let error = error.to_string();
+                    if said != error {
+                        tracing::error!(%error, generation, ?months, "the keyring is broken: the keys of before stay");
+                        said = error;
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the keyring could not be looked at"),
+            }
+        }
+    });
+    Ok(keys)
+}
+
+/// Refuses a model that is not the one that was asked for.
+fn check_digest(path: &Path, model: &Model, expected: Option<ModelDigest>) -> anyhow::Result<()> {
+    let found = ModelDigest(Hash(model.engine.info().weights_digest));
+    match expected.filter(|expected| *expected != found) {
+        Some(expected) => Err(anyhow!(
+            "{}: the model's digest is {found}, and --model-digest asks for {expected}",
+            path.display()
+        )),
+        None => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ mod gguf_weights;
 mod qwen3moe;
 mod safetensors;
 
+pub mod choose;
 pub mod config;
 pub mod weights;
 

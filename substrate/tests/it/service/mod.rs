@@ -8,6 +8,7 @@ mod endings;
 mod engine;
 mod forgeries;
 mod harness;
+mod keyring;
 mod links;
 mod program;
 mod random;

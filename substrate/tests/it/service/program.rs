@@ -13,7 +13,7 @@ use super::device::Device;
 use super::server::{Incoming, connect, soon};
 use super::verify::verify;
 
-struct Program {
+pub struct Program {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
@@ -26,12 +26,12 @@ impl Drop for Program {
 }
 
 impl Program {
-    fn start(folder: &Path, model: &Path) -> Self {
+    pub fn start(folder: &Path, model: &Path) -> Self {
         let root = folder.join("root");
         Self::with(folder, model, &["--demo-root", root.to_str().unwrap()])
     }
 
-    fn with(folder: &Path, model: &Path, more: &[&str]) -> Self {
+    pub fn with(folder: &Path, model: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_halo-substrate"))
             .arg("--model")
             .arg(model)
@@ -54,17 +54,17 @@ impl Program {
         Self { child, lines }
     }
 
-    fn line(&mut self) -> serde_json::Value {
+    pub fn line(&mut self) -> serde_json::Value {
         serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(sent.success());
     }
 
-    async fn end(&mut self) -> ExitStatus {
+    pub async fn end(&mut self) -> ExitStatus {
         soon(async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
@@ -77,11 +77,11 @@ impl Program {
     }
 }
 
-fn demo_model() -> PathBuf {
+pub fn demo_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model/model")
 }
 
-fn status(address: &str, path: &str) -> String {
+pub fn status(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
@@ -220,6 +220,27 @@ fn wrong_flags_end_with_two() {
     let (code, text) = run(&["--model", "m", "--tenant", "acme", "--ledger", "sqlite:l"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--root"), "{text}");
+    for with in ["--root", "--demo-root"] {
+        let keys = ["--keys", "k", with, "r"];
+        let base = ["--model", "m", "--tenant", "acme", "--ledger", "sqlite:l"];
+        let (code, text) = run(&[&base[..], &keys].concat());
+        assert_eq!(code, Some(2));
+        assert!(text.contains("cannot be used with"), "{text}");
+    }
+    let (code, text) = run(&[
+        "--model",
+        "m",
+        "--model-digest",
+        "sha256:12",
+        "--tenant",
+        "acme",
+        "--ledger",
+        "sqlite:l",
+        "--keys",
+        "k",
+    ]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("64 lower-case"), "{text}");
     let (code, text) = run(&[
         "--model", "m", "--tenant", "Acme", "--ledger", "sqlite:l", "--root", "r",
     ]);
