@@ -26,7 +26,7 @@ pub struct NodePool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExistingPool {
     /// Labels of the nodes.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 16))]
     pub node_selector: BTreeMap<String, String>,
 
     /// Keys of taints that pods tolerate, whatever their value and effect.
@@ -88,7 +88,7 @@ pub struct Ec2Pool {
 
     /// Tags of instances and volumes besides the operator's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 30))]
+    #[schemars(extend("maxProperties" = 30))]
     #[x_kube(validation = Rule::new("self.all(k, size(k) <= 128 && !k.startsWith('aws:') && !k.startsWith('halo.howdify.io/') && !k.startsWith('kubernetes.io/'))").message("tags under aws:, halo.howdify.io/ and kubernetes.io/ are not yours to set: use another prefix"))]
     pub tags: BTreeMap<String, String>,
 
@@ -104,8 +104,7 @@ pub struct Ec2Pool {
 
     /// USD an hour by instance type, such as "1.488"; over those that the operator knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16), extend("additionalProperties" = {"type": "string", "maxLength": 12}))]
-    #[x_kube(validation = Rule::new("self.all(t, self[t].matches('^[0-9]{1,4}([.][0-9]{1,6})?$'))").message("a price is USD an hour as text, such as \"1.488\""))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = price_schema()))]
     pub prices: BTreeMap<String, String>,
 }
 
@@ -276,6 +275,18 @@ pub enum IdlePolicy {
     Terminate,
     /// It is stopped: it wakes faster, and its root volume costs meanwhile.
     Stop,
+}
+
+/// A price. The rule stands at the value, whose length is bounded, or the API server would refuse it for its estimated cost.
+fn price_schema() -> serde_json::Value {
+    serde_json::json!({
+        "type": "string",
+        "maxLength": 12,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^[0-9]{1,4}([.][0-9]{1,6})?$')",
+            "message": "a price is USD an hour as text, such as \"1.488\"",
+        }],
+    })
 }
 
 fn default_instance_types() -> Vec<String> {

@@ -141,6 +141,8 @@ pub struct EngineSpec {
 
     /// Memory of the pod: weights, key-value cache and 2Gi besides.
     #[serde(default = "default_memory")]
+    #[schemars(extend("nullable" = false))]
+    #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('64Mi')) >= 0").message("memory is a quantity of at least 64Mi, such as 96Gi"))]
     pub memory: Quantity,
 
     /// Tokens that a prompt and its answer may have together; the model's own limit if it is not given.
@@ -212,23 +214,23 @@ pub struct PodOverrides {
 
     /// Labels of the pods besides those of the operator.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('halo.howdify.io/') && !k.startsWith('app.kubernetes.io/'))").message("labels under halo.howdify.io/ and app.kubernetes.io/ are the operator's: use another prefix"))]
     pub labels: BTreeMap<String, String>,
 
     /// Annotations of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     pub annotations: BTreeMap<String, String>,
 
     /// Annotations of the pods' service account, such as an IAM role.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32))]
     pub service_account_annotations: BTreeMap<String, String>,
 
     /// Environment of the container.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(extend("maxProperties" = 64))]
     pub env: BTreeMap<String, String>,
 
     /// Arguments of the container after those of the operator.

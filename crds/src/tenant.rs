@@ -170,7 +170,7 @@ impl Default for TenantLimits {
 pub struct Isolation {
     /// Hard limits of the namespace's ResourceQuota, such as `limits.cpu`; none if empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = amount_schema()))]
     pub quota: BTreeMap<String, Quantity>,
 
     /// Container defaults and maxima of the namespace's LimitRange; none if not given.
@@ -189,11 +189,11 @@ pub struct Isolation {
 pub struct ContainerLimits {
     /// What a container gets that asks for nothing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = amount_schema()))]
     pub default: BTreeMap<String, Quantity>,
     /// The most that a container may have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = amount_schema()))]
     pub max: BTreeMap<String, Quantity>,
 }
 
@@ -255,6 +255,15 @@ impl HaloTenant {
             None => format!("halo-{}", self.tenant_id()),
         }
     }
+}
+
+/// A Kubernetes quantity. A pattern and no rule: the API server does not bound the cost of rules on values that may be numbers.
+fn amount_schema() -> serde_json::Value {
+    serde_json::json!({
+        "x-kubernetes-int-or-string": true,
+        "maxLength": 32,
+        "pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$",
+    })
 }
 
 fn one() -> u32 {
