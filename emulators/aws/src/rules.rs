@@ -26,6 +26,8 @@ pub struct Rules {
 pub struct Timings {
     /// From a launch or a new volume until other calls know it.
     pub visible_after_ms: u64,
+    /// For how long Describe calls go on showing an instance's state before the last change.
+    pub stale_ms: u64,
     /// From `pending` to `running`.
     pub pending_ms: u64,
     /// From `stopping` to `stopped`.
@@ -43,6 +45,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             visible_after_ms: 300,
+            stale_ms: 0,
             pending_ms: 500,
             stopping_ms: 500,
             shutting_down_ms: 500,
@@ -57,6 +60,7 @@ impl Timings {
     pub fn instant() -> Self {
         Self {
             visible_after_ms: 0,
+            stale_ms: 0,
             pending_ms: 0,
             stopping_ms: 0,
             shutting_down_ms: 0,

@@ -45,9 +45,7 @@ impl World {
             return false;
         }
         step.effects.push(halt(instance, false));
-        instance.state = InstanceState::Stopping;
-        instance.since = step.now;
-        instance.due = Some(due);
+        instance.turn(InstanceState::Stopping, step.now, Some(due));
         instance.reason = "Server.ScheduledStop".to_owned();
         instance.state_reason = Some((
             "Server.ScheduledStop".to_owned(),

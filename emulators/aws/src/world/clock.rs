@@ -63,23 +63,23 @@ impl World {
         let Some(instance) = self.state.instances.get_mut(id) else {
             return;
         };
-        instance.due = None;
-        instance.since = at;
         match instance.state {
             InstanceState::Pending => {
-                instance.state = InstanceState::Running;
+                instance.turn(InstanceState::Running, at, None);
                 instance.state_reason = None;
                 instance.boots += 1;
                 step.effects.push(Effect::Boot(Box::new(started(instance))));
             }
-            InstanceState::Stopping => instance.state = InstanceState::Stopped,
+            InstanceState::Stopping => instance.turn(InstanceState::Stopped, at, None),
             InstanceState::ShuttingDown => {
-                instance.state = InstanceState::Terminated;
+                instance.turn(InstanceState::Terminated, at, None);
                 instance.private_ip = None;
                 instance.private_dns.clear();
                 self.release_volumes(id);
             }
-            InstanceState::Running | InstanceState::Stopped | InstanceState::Terminated => {}
+            InstanceState::Running | InstanceState::Stopped | InstanceState::Terminated => {
+                instance.due = None;
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! `DescribeInstances` and `DescribeInstanceStatus`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -68,7 +69,7 @@ impl World {
         })?;
         // Launches in the order of their time; a launch is not split over pages.
         let mut launches: BTreeMap<(Moment, &str), Vec<&Instance>> = BTreeMap::new();
-        for instance in found {
+        for instance in &found {
             launches
                 .entry((instance.created_at, &instance.reservation))
                 .or_default()
@@ -95,9 +96,9 @@ impl World {
         filters::check_names(&filters, STATUS_FIELDS)?;
         let page = Page::read(form, 5..=1000, named.is_some(), self.rules.limits.page)?;
         let all = query::boolean(form, "IncludeAllInstances")?.unwrap_or(false);
-        let sorted = self
-            .filtered(named, &filters, now, status_field)?
-            .into_iter()
+        let found = self.filtered(named, &filters, now, status_field)?;
+        let sorted = found
+            .iter()
             .filter(|instance| all || instance.state == InstanceState::Running)
             .map(|instance| (instance.id.clone(), instance))
             .collect();
@@ -152,7 +153,7 @@ impl World {
         filters: &[Filter],
         now: Moment,
         field: impl Fn(&Instance, &str) -> Field,
-    ) -> Result<Vec<&'a Instance>, super::ApiError> {
+    ) -> Result<Vec<Cow<'a, Instance>>, super::ApiError> {
         let candidates = named.unwrap_or_else(|| {
             self.state
                 .instances
@@ -162,11 +163,23 @@ impl World {
         });
         let mut passed = Vec::new();
         for instance in candidates {
-            if filters::passes(filters, |name| field(instance, name))? {
+            let instance = self.as_shown(instance, now);
+            if filters::passes(filters, |name| field(&instance, name))? {
                 passed.push(instance);
             }
         }
         Ok(passed)
+    }
+
+    /// An instance as Describe calls see it now: for a while after a change, as it was before.
+    fn as_shown<'a>(&self, instance: &'a Instance, now: Moment) -> Cow<'a, Instance> {
+        let stale = self.rules.timings.stale_ms * 1_000;
+        if now >= instance.since.saturating_add(stale) || instance.was == instance.state {
+            return Cow::Borrowed(instance);
+        }
+        let mut shown = instance.clone();
+        shown.state = shown.was;
+        Cow::Owned(shown)
     }
 
     fn instance_field(&self, instance: &Instance, name: &str) -> Field {

@@ -150,6 +150,7 @@ impl World {
             reservation: reservation.to_owned(),
             launch_index,
             state: InstanceState::Pending,
+            was: InstanceState::Pending,
             since: now,
             due: Some(now + timings.pending_ms * 1_000),
             visible_at: now + timings.visible_after_ms * 1_000,

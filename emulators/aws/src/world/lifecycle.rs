@@ -46,10 +46,8 @@ impl World {
         let due = step.now + self.rules.timings.pending_ms * 1_000;
         let changes = self.change(&ids, |instance| {
             if instance.state == InstanceState::Stopped {
-                instance.state = InstanceState::Pending;
-                instance.since = step.now;
+                instance.turn(InstanceState::Pending, step.now, Some(due));
                 instance.launched_at = step.now;
-                instance.due = Some(due);
                 instance.reason.clear();
                 instance.state_reason = None;
             }
@@ -71,9 +69,7 @@ impl World {
         let changes = self.change(&ids, |instance| {
             if instance.state == InstanceState::Running {
                 effects.push(halt(instance, false));
-                instance.state = InstanceState::Stopping;
-                instance.since = step.now;
-                instance.due = Some(due);
+                instance.turn(InstanceState::Stopping, step.now, Some(due));
                 by_user(instance, step.now);
             }
         });
@@ -117,9 +113,7 @@ impl World {
             if instance.state == InstanceState::Running {
                 effects.push(halt(instance, true));
             }
-            instance.state = InstanceState::ShuttingDown;
-            instance.since = now;
-            instance.due = Some(due);
+            instance.turn(InstanceState::ShuttingDown, now, Some(due));
             match reason {
                 None => by_user(instance, now),
                 Some((code, message)) => {

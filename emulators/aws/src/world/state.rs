@@ -109,6 +109,8 @@ pub struct Instance {
     pub launch_index: u32,
     /// Where it is in its life.
     pub state: InstanceState,
+    /// Where it was before.
+    pub was: InstanceState,
     /// Since when.
     pub since: Moment,
     /// When it goes on to the next state by itself.
@@ -165,6 +167,16 @@ pub struct Instance {
     pub tags: Tags,
     /// How often it has come to `running`.
     pub boots: u32,
+}
+
+impl Instance {
+    /// Comes to another state; `due` is when it goes on by itself.
+    pub(super) fn turn(&mut self, state: InstanceState, at: Moment, due: Option<Moment>) {
+        self.was = self.state;
+        self.state = state;
+        self.since = at;
+        self.due = due;
+    }
 }
 
 /// How an instance may ask for its own metadata.

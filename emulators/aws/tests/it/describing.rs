@@ -286,3 +286,40 @@ fn tags_are_added_and_described() {
         "TagLimitExceeded"
     );
 }
+
+#[test]
+fn describe_may_lag_behind_a_change() {
+    let mut rules = Rules::default();
+    rules.timings.stale_ms = 200;
+    let mut account = Account::under(rules);
+    let id = account.running(&[]);
+    let named = [("InstanceId.1", id.as_str())];
+    let shown = |account: &mut Account| {
+        let described = account.call("DescribeInstances", &named).unwrap();
+        let running = account
+            .call(
+                "DescribeInstances",
+                &filter("instance-state-name", "running"),
+            )
+            .unwrap();
+        (
+            described.one("instanceState/name"),
+            running.all("instanceId").len(),
+        )
+    };
+    let stopped = account.call("StopInstances", &named).unwrap();
+    assert_eq!(stopped.one("currentState/name"), "stopping");
+    assert_eq!(shown(&mut account), ("running".to_owned(), 1));
+    // The change itself is done: a start is refused.
+    assert_eq!(
+        account.call("StartInstances", &named).unwrap_err(),
+        "IncorrectInstanceState"
+    );
+    account.pass(200);
+    assert_eq!(shown(&mut account), ("stopping".to_owned(), 0));
+    account.pass(300);
+    assert_eq!(account.state_of(&id), "stopped");
+    assert_eq!(shown(&mut account).0, "stopping");
+    account.pass(200);
+    assert_eq!(shown(&mut account).0, "stopped");
+}

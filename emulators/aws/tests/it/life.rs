@@ -41,6 +41,7 @@ fn states_take_their_time() {
     let mut account = Account::under(Rules {
         timings: Timings {
             visible_after_ms: 0,
+            stale_ms: 0,
             pending_ms: 10,
             stopping_ms: 20,
             shutting_down_ms: 30,

@@ -61,7 +61,10 @@ impl Leaves {
     /// The texts of all elements of this name, or whose path ends so.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let ending = format!("/{name}");
-        let found = self.0.iter().filter(|(path, _)| format!("/{path}").ends_with(&ending));
+        let found = self
+            .0
+            .iter()
+            .filter(|(path, _)| format!("/{path}").ends_with(&ending));
         found.map(|(_, text)| text.as_str()).collect()
     }
 
