@@ -45,6 +45,12 @@ impl<T> Applied<T> {
     fn new() -> Self {
         Self(PhantomData)
     }
+
+    /// As if it had been applied.
+    #[cfg(test)]
+    pub(super) fn for_test() -> Self {
+        Self::new()
+    }
 }
 
 /// What keeps pods apart, in place.
