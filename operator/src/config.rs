@@ -1,0 +1,282 @@
+//! Flags and environment of `halo-operator run`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use halo_cloud::aws::AwsSettings;
+use halo_crds::Period;
+use halo_operator::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What the operator is told.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// The cluster's name: the tag of everything in the cloud, and the EKS cluster that nodes join
+    #[arg(long, env = "HALO_CLUSTER", value_name = "NAME")]
+    cluster: String,
+
+    /// URL of the API server as nodes see it, for their user data
+    #[arg(
+        long,
+        env = "HALO_CLUSTER_ENDPOINT",
+        value_name = "URL",
+        default_value = ""
+    )]
+    cluster_endpoint: String,
+
+    /// The cluster's certificate authority for user data: PEM in base64, one line
+    #[arg(
+        long,
+        env = "HALO_CLUSTER_CA",
+        value_name = "BASE64",
+        default_value = ""
+    )]
+    cluster_ca: String,
+
+    /// The cluster's service network for user data, such as 10.100.0.0/16
+    #[arg(
+        long,
+        env = "HALO_SERVICE_CIDR",
+        value_name = "CIDR",
+        default_value = ""
+    )]
+    service_cidr: String,
+
+    /// The region of EC2, SSM and, unless a tenant names another, of the ledger
+    #[arg(long, env = "AWS_REGION", value_name = "REGION")]
+    region: String,
+
+    /// Where EC2 answers, instead of the region's public endpoint
+    #[arg(long, env = "HALO_EC2_ENDPOINT", value_name = "URL")]
+    ec2_endpoint: Option<String>,
+
+    /// Where SSM answers, instead of the region's public endpoint
+    #[arg(long, env = "HALO_SSM_ENDPOINT", value_name = "URL")]
+    ssm_endpoint: Option<String>,
+
+    /// The operator's own namespace, where the Lease and the gateways' Secrets live
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "halo-system"
+    )]
+    namespace: String,
+
+    /// The name of this replica, such as its pod's; a random part is added, so that a process that was replaced is told from its successor
+    #[arg(
+        long,
+        env = "POD_NAME",
+        value_name = "NAME",
+        default_value = "halo-operator"
+    )]
+    identity: String,
+
+    /// The image of substrate pods whose HaloSubstrate names none
+    #[arg(long, env = "HALO_SUBSTRATE_IMAGE", value_name = "IMAGE")]
+    substrate_image: String,
+
+    /// A label of the gateway's pods, which network policies let in; may be given again
+    #[arg(long = "gateway-label", env = "HALO_GATEWAY_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
+          default_value = "app.kubernetes.io/name=halo-gateway", value_parser = pair)]
+    gateway_labels: Vec<(String, String)>,
+
+    /// The gateway's namespace; the operator's own if it is not given
+    #[arg(long, env = "HALO_GATEWAY_NAMESPACE", value_name = "NAMESPACE")]
+    gateway_namespace: Option<String>,
+
+    /// Reconciles at once, for each kind
+    #[arg(long, env = "HALO_CONCURRENCY", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+
+    /// USD an hour of an instance type, such as r7iz.4xlarge=1.488; may be given again
+    #[arg(long = "price", env = "HALO_PRICES", value_name = "TYPE=USD", value_delimiter = ',', value_parser = price)]
+    prices: Vec<(String, f64)>,
+
+    /// The name of the Lease
+    #[arg(
+        long,
+        env = "HALO_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "halo-operator"
+    )]
+    lease_name: String,
+
+    /// How long a lease lasts that is not renewed; a leader that could not renew it for two thirds of this ends
+    #[arg(long, env = "HALO_LEASE_DURATION", value_name = "TIME", default_value = "15s", value_parser = lease_time)]
+    lease_duration: Period,
+
+    /// How often the lease is renewed; at most a quarter of its duration
+    #[arg(long, env = "HALO_LEASE_RENEW", value_name = "TIME", default_value = "3s", value_parser = lease_time)]
+    lease_renew: Period,
+
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(
+        long,
+        env = "HALO_HTTP",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8080"
+    )]
+    http: SocketAddr,
+}
+
+/// `key=value`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or("write it as key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `type=usd`.
+fn price(text: &str) -> Result<(String, f64), String> {
+    let (key, value) = pair(text)?;
+    let usd: f64 = value
+        .parse()
+        .map_err(|_| "write a price as r7iz.4xlarge=1.488")?;
+    if usd.is_finite() && usd >= 0.0 {
+        Ok((key, usd))
+    } else {
+        Err("a price is not negative".to_owned())
+    }
+}
+
+/// A time of at least a second.
+fn lease_time(text: &str) -> Result<Period, String> {
+    let time: Period = text
+        .parse()
+        .map_err(|error: halo_crds::duration::BadPeriod| error.to_string())?;
+    if time.get() >= Duration::from_secs(1) {
+        Ok(time)
+    } else {
+        Err("at least 1s".to_owned())
+    }
+}
+
+impl RunArgs {
+    /// Where the pages are served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// What the session with AWS is told.
+    pub fn aws(&self) -> AwsSettings {
+        let mut settings = AwsSettings::new(&self.region, &self.cluster);
+        settings.ec2_endpoint.clone_from(&self.ec2_endpoint);
+        settings.ssm_endpoint.clone_from(&self.ssm_endpoint);
+        settings
+    }
+
+    /// What the operator is told. `random` tells this process from others of the same name.
+    ///
+    /// # Errors
+    /// Two flags do not fit together.
+    pub fn settings(&self, random: u32) -> anyhow::Result<Settings> {
+        let (duration, renew_every) = (self.lease_duration.get(), self.lease_renew.get());
+        anyhow::ensure!(
+            renew_every * 4 <= duration,
+            "--lease-renew is at most a quarter of --lease-duration: a leader needs time for a second try"
+        );
+        Ok(Settings {
+            cluster: self.cluster.clone(),
+            join: ClusterJoin {
+                endpoint: self.cluster_endpoint.clone(),
+                certificate_authority: self.cluster_ca.clone(),
+                service_cidr: self.service_cidr.clone(),
+            },
+            region: self.region.clone(),
+            namespace: self.namespace.clone(),
+            identity: format!("{}-{random:08x}", self.identity),
+            substrate_image: self.substrate_image.clone(),
+            gateway_pod_labels: self.gateway_labels.iter().cloned().collect(),
+            gateway_namespace: self
+                .gateway_namespace
+                .clone()
+                .unwrap_or_else(|| self.namespace.clone()),
+            concurrency: usize::from(self.concurrency),
+            prices: self.prices.iter().cloned().collect::<BTreeMap<_, _>>(),
+            lease: LeaseSettings {
+                name: self.lease_name.clone(),
+                duration,
+                renew_every,
+            },
+            pace: Pace::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(more: &[&str]) -> Result<Settings, String> {
+        let required = [
+            "x",
+            "--cluster",
+            "c",
+            "--region",
+            "us-east-2",
+            "--substrate-image",
+            "i",
+        ];
+        let flags = Flags::try_parse_from(required.iter().chain(more))
+            .map_err(|error| error.to_string())?;
+        flags.run.settings(7).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let settings = parse(&[
+            "--price",
+            "a.large=1.5,b.large=2",
+            "--gateway-label",
+            "app=gw",
+            "--lease-duration",
+            "1m",
+            "--identity",
+            "pod-0",
+            "--namespace",
+            "halo",
+        ])
+        .unwrap();
+        assert_eq!(settings.prices["b.large"], 2.0);
+        assert_eq!(settings.gateway_pod_labels["app"], "gw");
+        assert_eq!(settings.gateway_namespace, "halo");
+        assert_eq!(settings.lease.duration, Duration::from_secs(60));
+        assert_eq!(settings.identity, "pod-0-00000007");
+    }
+
+    #[test]
+    fn bad_flags_are_refused() {
+        for (flags, says) in [
+            (vec!["--price", "a"], "key=value"),
+            (vec!["--price", "a=-1"], "not negative"),
+            (vec!["--price", "a=cheap"], "r7iz.4xlarge=1.488"),
+            (vec!["--lease-duration", "15"], "not a length of time"),
+            (vec!["--lease-renew", "0s"], "at least 1s"),
+            (vec!["--lease-renew", "5s"], "at most a quarter"),
+            (vec!["--concurrency", "0"], "1..=256"),
+        ] {
+            let error = parse(&flags).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! Figures, under the names that controller-runtime and client-go made common, and HALO's own.
+//!
+//! Every label is bounded: kinds, verbs, codes, types and zones by what there is, tenants by a count, the rest of them is `other`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use halo_cloud::aws::CallObserver;
+use halo_crds::status::Phase;
+use prometheus::{
+    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+/// Tenants that have labels of their own.
+const TENANTS: usize = 200;
+/// Codes of cloud calls that have labels of their own.
+const CODES: usize = 100;
+/// Types and zones that have labels of their own.
+const TYPES: usize = 200;
+/// What the rest is called.
+const OTHER: &str = "other";
+
+/// A stage of a wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WakeStage {
+    /// Demand was reported -> the wake was decided and recorded.
+    Decision,
+    /// Decided -> the cloud took the launch.
+    Launch,
+    /// Launched -> the node registered.
+    Registered,
+    /// Registered -> the node is ready.
+    Ready,
+    /// Node ready -> the pod's container runs.
+    Pod,
+    /// The container runs -> the model is loaded and the pod ready.
+    Loaded,
+}
+
+impl WakeStage {
+    /// As the label says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decision => "decision",
+            Self::Launch => "launch",
+            Self::Registered => "registered",
+            Self::Ready => "ready",
+            Self::Pod => "pod",
+            Self::Loaded => "loaded",
+        }
+    }
+}
+
+/// How a reconcile ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReconcileResult {
+    /// Done until something changes.
+    Success,
+    /// Done, to be looked at again later.
+    RequeueAfter,
+    /// Failed.
+    Error,
+    /// Panicked.
+    Panic,
+}
+
+impl ReconcileResult {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::RequeueAfter => "requeue_after",
+            Self::Error | Self::Panic => "error",
+        }
+    }
+}
+
+/// Values of a label that have one of their own; the rest is `other`.
+struct Bounded {
+    most: usize,
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl Bounded {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            seen: Mutex::default(),
+        }
+    }
+
+    fn label<'a>(&self, value: &'a str) -> &'a str {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.contains(value) {
+            return value;
+        }
+        if seen.len() >= self.most {
+            return OTHER;
+        }
+        seen.insert(value.to_owned());
+        value
+    }
+}
+
+/// Figures of one operator.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: IntCounterVec,
+    reconcile_errors: IntCounterVec,
+    reconcile_panics: IntCounterVec,
+    reconcile_seconds: HistogramVec,
+    active_workers: IntGaugeVec,
+    max_workers: IntGaugeVec,
+    queue_depth: IntGaugeVec,
+    queue_adds: IntCounterVec,
+    queue_retries: IntCounterVec,
+    queue_seconds: HistogramVec,
+    work_seconds: HistogramVec,
+    unfinished: GaugeVec,
+    longest: GaugeVec,
+    leader: IntGaugeVec,
+    api_requests: IntCounterVec,
+    api_seconds: HistogramVec,
+    watch_failures: IntCounterVec,
+    cached: IntGaugeVec,
+    invalid: IntGauge,
+    events: IntCounterVec,
+    cloud_requests: IntCounterVec,
+    cloud_seconds: HistogramVec,
+    cloud_batch: HistogramVec,
+    cloud_delayed: CounterVec,
+    ice: IntCounterVec,
+    phases: IntGaugeVec,
+    wake_stages: HistogramVec,
+    node_seconds: CounterVec,
+    cost: CounterVec,
+    synced: Gauge,
+    phase_of: Mutex<BTreeMap<(String, String), Phase>>,
+    tenants: Bounded,
+    codes: Bounded,
+    types: Bounded,
+}
+
+/// Makes and registers metrics.
+struct Maker(Registry);
+
+impl Maker {
+    fn put<C: Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let made = made?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.put(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn sum(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
+        self.put(CounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.put(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.put(HistogramVec::new(opts, labels))
+    }
+}
+
+/// From a millisecond to a minute and a half.
+const SHORT: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0,
+];
+/// From a tenth of a second to half an hour.
+const LONG: [f64; 14] = [
+    0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
+];
+/// How many at once.
+const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0];
+
+impl Metrics {
+    /// All figures, in a registry of their own.
+    ///
+    /// # Errors
+    /// Two have one name; that cannot be with the names below.
+    pub fn new() -> prometheus::Result<Self> {
+        let make = Maker(Registry::new());
+        let metrics = Self {
+            reconciles: make.counter(
+                "controller_runtime_reconcile_total",
+                "Reconciles by controller and result",
+                &["controller", "result"],
+            )?,
+            reconcile_errors: make.counter(
+                "controller_runtime_reconcile_errors_total",
+                "Reconciles that failed",
+                &["controller"],
+            )?,
+            reconcile_panics: make.counter(
+                "controller_runtime_reconcile_panics_total",
+                "Reconciles that panicked",
+                &["controller"],
+            )?,
+            reconcile_seconds: make.histogram(
+                "controller_runtime_reconcile_time_seconds",
+                "How long a reconcile takes",
+                &["controller"],
+                &SHORT,
+            )?,
+            active_workers: make.gauge(
+                "controller_runtime_active_workers",
+                "Reconciles that are under way",
+                &["controller"],
+            )?,
+            max_workers: make.gauge(
+                "controller_runtime_max_concurrent_reconciles",
+                "Reconciles that may be under way at once",
+                &["controller"],
+            )?,
+            queue_depth: make.gauge("workqueue_depth", "Keys that wait for a worker", &["name"])?,
+            queue_adds: make.counter("workqueue_adds_total", "Keys that were added", &["name"])?,
+            queue_retries: make.counter(
+                "workqueue_retries_total",
+                "Keys that were added again after a failure",
+                &["name"],
+            )?,
+            queue_seconds: make.histogram(
+                "workqueue_queue_duration_seconds",
+                "How long a key waits for a worker: from the event to the reconcile",
+                &["name"],
+                &SHORT,
+            )?,
+            work_seconds: make.histogram(
+                "workqueue_work_duration_seconds",
+                "How long a worker has a key",
+                &["name"],
+                &SHORT,
+            )?,
+            unfinished: make.seconds(
+                "workqueue_unfinished_work_seconds",
+                "How long the keys that workers have now are with them, in sum",
+                &["name"],
+            )?,
+            longest: make.seconds(
+                "workqueue_longest_running_processor_seconds",
+                "How long the key that is longest with a worker is with it",
+                &["name"],
+            )?,
+            leader: make.gauge(
+                "leader_election_master_status",
+                "1 while this process leads",
+                &["name"],
+            )?,
+            api_requests: make.counter(
+                "rest_client_requests_total",
+                "Calls of the API server by method and status code; watches are not among them",
+                &["code", "method"],
+            )?,
+            api_seconds: make.histogram(
+                "rest_client_request_duration_seconds",
+                "How long a call of the API server takes",
+                &["method"],
+                &SHORT,
+            )?,
+            watch_failures: make.counter(
+                "halo_operator_watch_failures_total",
+                "Watches that broke and began again, by kind",
+                &["kind"],
+            )?,
+            cached: make.gauge(
+                "halo_operator_cached_objects",
+                "Objects that are kept in memory, by kind",
+                &["kind"],
+            )?,
+            invalid: make.put(IntGauge::new(
+                "halo_operator_invalid_objects",
+                "HaloTenants and HaloSubstrates that do not parse",
+            ))?,
+            events: make.counter(
+                "halo_operator_events_total",
+                "Events by what became of them",
+                &["result"],
+            )?,
+            cloud_requests: make.counter(
+                "halo_operator_cloud_requests_total",
+                "Calls of the cloud by action and code, each attempt by itself",
+                &["action", "code"],
+            )?,
+            cloud_seconds: make.histogram(
+                "halo_operator_cloud_request_seconds",
+                "How long an attempt of a cloud call takes",
+                &["action"],
+                &SHORT,
+            )?,
+            cloud_batch: make.histogram(
+                "halo_operator_cloud_batch_size",
+                "How many instances one call ends, starts or stops",
+                &["action"],
+                &COUNTS,
+            )?,
+            cloud_delayed: make.sum(
+                "halo_operator_cloud_delayed_seconds_total",
+                "How long calls were held back by the operator's own pace",
+                &["action"],
+            )?,
+            ice: make.counter(
+                "halo_substrate_ice_total",
+                "Launches refused for want of capacity, by type and zone",
+                &["instance_type", "zone"],
+            )?,
+            phases: make.gauge("halo_substrate_phase", "Substrates by phase", &["phase"])?,
+            wake_stages: make.histogram(
+                "halo_substrate_wake_stage_seconds",
+                "How long each stage of a wake takes",
+                &["stage"],
+                &LONG,
+            )?,
+            node_seconds: make.sum(
+                "halo_tenant_node_seconds_total",
+                "Seconds that instances ran for a tenant, counted when one ends or stops",
+                &["tenant"],
+            )?,
+            cost: make.sum(
+                "halo_tenant_cost_usd_total",
+                "What they cost by the prices known, in USD",
+                &["tenant"],
+            )?,
+            synced: make.put(Gauge::new(
+                "halo_operator_synced",
+                "1 once every watch has delivered its first list",
+            ))?,
+            phase_of: Mutex::default(),
+            tenants: Bounded::new(TENANTS),
+            codes: Bounded::new(CODES),
+            types: Bounded::new(TYPES),
+            registry: make.0,
+        };
+        for phase in PHASES {
+            metrics.phases.with_label_values(&[phase_name(phase)]);
+        }
+        Ok(metrics)
+    }
+
+    /// All figures as Prometheus reads them.
+    ///
+    /// # Errors
+    /// They cannot be written as text.
+    pub fn text(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A launch was refused for want of capacity.
+    pub fn ice(&self, instance_type: &str, zone: &str) {
+        let pair = format!("{instance_type} {zone}");
+        if self.types.label(&pair) == OTHER {
+            self.ice.with_label_values(&[OTHER, OTHER]).inc();
+        } else {
+            self.ice.with_label_values(&[instance_type, zone]).inc();
+        }
+    }
+
+    /// A substrate is in this phase now; `None` once it is gone.
+    pub fn phase(&self, namespace: &str, name: &str, phase: Option<Phase>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut known = self.phase_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match phase {
+            Some(phase) => known.insert(key, phase),
+            None => known.remove(&key),
+        };
+        if let Some(before) = before {
+            self.phases.with_label_values(&[phase_name(before)]).dec();
+        }
+        if let Some(phase) = phase {
+            self.phases.with_label_values(&[phase_name(phase)]).inc();
+        }
+    }
+
+    /// A stage of a wake took so long.
+    pub fn wake_stage(&self, stage: WakeStage, seconds: f64) {
+        if seconds.is_finite() && seconds >= 0.0 {
+            self.wake_stages
+                .with_label_values(&[stage.name()])
+                .observe(seconds);
+        }
+    }
+
+    /// Instances of a tenant ran for so long and cost so much, since this was said last.
+    pub fn used(&self, tenant: &str, node_seconds: f64, usd: f64) {
+        let tenant = self.tenants.label(tenant);
+        for (counter, value) in [(&self.node_seconds, node_seconds), (&self.cost, usd)] {
+            if value.is_finite() && value > 0.0 {
+                counter.with_label_values(&[tenant]).inc_by(value);
+            }
+        }
+    }
+
+    pub(super) fn api_request(&self, method: &str, code: u16, took: Duration) {
+        let code = match code {
+            0 => "<error>".to_owned(),
+            code => code.to_string(),
+        };
+        self.api_requests.with_label_values(&[&*code, method]).inc();
+        self.api_seconds
+            .with_label_values(&[method])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(super) fn reconciled(&self, controller: &str, result: ReconcileResult, took: Duration) {
+        self.reconciles
+            .with_label_values(&[controller, result.name()])
+            .inc();
+        if matches!(result, ReconcileResult::Error | ReconcileResult::Panic) {
+            self.reconcile_errors.with_label_values(&[controller]).inc();
+        }
+        if result == ReconcileResult::Panic {
+            self.reconcile_panics.with_label_values(&[controller]).inc();
+        }
+        self.reconcile_seconds
+            .with_label_values(&[controller])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A controller exists: its figures are there from the start, so that a rate of them is one.
+    pub(super) fn controller(&self, controller: &str, workers: usize) {
+        for result in ["success", "requeue_after", "error"] {
+            self.reconciles.with_label_values(&[controller, result]);
+        }
+        self.reconcile_errors.with_label_values(&[controller]);
+        self.reconcile_panics.with_label_values(&[controller]);
+        self.active_workers.with_label_values(&[controller]).set(0);
+        self.max_workers
+            .with_label_values(&[controller])
+            .set(i64::try_from(workers).unwrap_or(i64::MAX));
+    }
+
+    /// One more reconcile is under way until the answer is dropped.
+    pub(super) fn working(&self, controller: &str) -> Working {
+        let gauge = self.active_workers.with_label_values(&[controller]);
+        gauge.inc();
+        Working(gauge)
+    }
+
+    pub(super) fn leading(&self, lease: &str, leads: bool) {
+        self.leader
+            .with_label_values(&[lease])
+            .set(i64::from(leads));
+    }
+
+    pub(super) fn synced(&self, synced: bool) {
+        self.synced.set(f64::from(u8::from(synced)));
+    }
+
+    pub(super) fn watch_failed(&self, kind: &str) {
+        self.watch_failures.with_label_values(&[kind]).inc();
+    }
+
+    pub(super) fn cached(&self, kind: &str, objects: usize) {
+        self.cached
+            .with_label_values(&[kind])
+            .set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn invalid(&self, objects: usize) {
+        self.invalid.set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn event(&self, result: &'static str) {
+        self.events.with_label_values(&[result]).inc();
+    }
+
+    /// The figures of one queue.
+    pub(super) fn queue(&self, name: &str) -> QueueMetrics {
+        let labels = [name];
+        QueueMetrics {
+            depth: self.queue_depth.with_label_values(&labels),
+            adds: self.queue_adds.with_label_values(&labels),
+            retries: self.queue_retries.with_label_values(&labels),
+            waited: self.queue_seconds.with_label_values(&labels),
+            worked: self.work_seconds.with_label_values(&labels),
+            unfinished: self.unfinished.with_label_values(&labels),
+            longest: self.longest.with_label_values(&labels),
+        }
+    }
+}
+
+/// One reconcile that is under way.
+pub(super) struct Working(IntGauge);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The figures of one queue.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    pub(super) depth: IntGauge,
+    pub(super) adds: prometheus::IntCounter,
+    pub(super) retries: prometheus::IntCounter,
+    pub(super) waited: prometheus::Histogram,
+    pub(super) worked: prometheus::Histogram,
+    pub(super) unfinished: Gauge,
+    pub(super) longest: Gauge,
+}
+
+impl CallObserver for Metrics {
+    fn observed(&self, action: &'static str, code: &str, elapsed: Duration) {
+        let code = self.codes.label(code);
+        self.cloud_requests.with_label_values(&[action, code]).inc();
+        self.cloud_seconds
+            .with_label_values(&[action])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    fn batched(&self, action: &'static str, size: usize) {
+        let size = u32::try_from(size).map_or(f64::MAX, f64::from);
+        self.cloud_batch.with_label_values(&[action]).observe(size);
+    }
+
+    fn delayed(&self, action: &'static str, wait: Duration) {
+        self.cloud_delayed
+            .with_label_values(&[action])
+            .inc_by(wait.as_secs_f64());
+    }
+}
+
+const PHASES: [Phase; 4] = [Phase::Asleep, Phase::Waking, Phase::Awake, Phase::Draining];
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Asleep => "Asleep",
+        Phase::Waking => "Waking",
+        Phase::Awake => "Awake",
+        Phase::Draining => "Draining",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_carry_the_names_that_dashboards_know() {
+        let metrics = Metrics::new().unwrap();
+        metrics.controller("tenant", 4);
+        metrics.reconciled("tenant", ReconcileResult::Panic, Duration::from_millis(2));
+        metrics.queue("tenant").adds.inc();
+        metrics.leading("halo-operator", true);
+        metrics.api_request("PATCH", 409, Duration::ZERO);
+        metrics.api_request("GET", 0, Duration::ZERO);
+        metrics.observed("RunInstances", "RequestLimitExceeded", Duration::ZERO);
+        metrics.ice("r7iz.4xlarge", "us-east-2a");
+        metrics.wake_stage(WakeStage::Loaded, 12.0);
+        metrics.wake_stage(WakeStage::Loaded, f64::NAN);
+        metrics.used("acme", 60.0, 0.5);
+        let text = metrics.text().unwrap();
+        for line in [
+            r#"controller_runtime_reconcile_total{controller="tenant",result="error"} 1"#,
+            r#"controller_runtime_reconcile_total{controller="tenant",result="success"} 0"#,
+            r#"controller_runtime_reconcile_panics_total{controller="tenant"} 1"#,
+            r#"controller_runtime_max_concurrent_reconciles{controller="tenant"} 4"#,
+            r#"workqueue_adds_total{name="tenant"} 1"#,
+            r#"leader_election_master_status{name="halo-operator"} 1"#,
+            r#"rest_client_requests_total{code="409",method="PATCH"} 1"#,
+            r#"rest_client_requests_total{code="<error>",method="GET"} 1"#,
+            r#"halo_operator_cloud_requests_total{action="RunInstances",code="RequestLimitExceeded"} 1"#,
+            r#"halo_substrate_ice_total{instance_type="r7iz.4xlarge",zone="us-east-2a"} 1"#,
+            r#"halo_substrate_wake_stage_seconds_count{stage="loaded"} 1"#,
+            r#"halo_tenant_node_seconds_total{tenant="acme"} 60"#,
+            r#"halo_tenant_cost_usd_total{tenant="acme"} 0.5"#,
+            r#"halo_substrate_phase{phase="Asleep"} 0"#,
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_substrate_is_in_one_phase() {
+        let metrics = Metrics::new().unwrap();
+        for phase in [
+            Some(Phase::Asleep),
+            Some(Phase::Waking),
+            Some(Phase::Waking),
+        ] {
+            metrics.phase("ns", "a", phase);
+        }
+        metrics.phase("ns", "b", Some(Phase::Waking));
+        metrics.phase("ns", "b", None);
+        let count = |phase| metrics.phases.with_label_values(&[phase]).get();
+        assert_eq!((count("Asleep"), count("Waking")), (0, 1));
+    }
+
+    #[test]
+    fn tenants_beyond_the_count_are_other() {
+        let metrics = Metrics::new().unwrap();
+        for number in 0..TENANTS + 5 {
+            metrics.used(&format!("tenant-{number}"), 1.0, 0.0);
+        }
+        metrics.used("tenant-0", 1.0, 0.0);
+        let of = |tenant| metrics.node_seconds.with_label_values(&[tenant]).get();
+        assert_eq!((of("tenant-0"), of(OTHER)), (2.0, 5.0));
+    }
+}
