@@ -51,7 +51,8 @@ struct Arguments {
     /// environment.
     #[arg(long, value_name = "COMMAND")]
     boot: Option<String>,
-    /// Where instances have their folders with user data and logs; a temporary one if left out.
+    /// Where instances have their folders with user data and logs; a temporary one if left out. It is one emulator's at a time:
+    /// what a killed one left running there is ended at the start.
     #[arg(long, value_name = "FOLDER", requires = "boot")]
     boot_folder: Option<PathBuf>,
     /// How long a boot command has between SIGTERM and SIGKILL.

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::world::{Effect, Started, Stopped};
 
+use super::leftovers;
+
 /// An instance came to `running` or left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceEvent {
@@ -37,7 +39,8 @@ pub enum Boot {
     Command {
         /// Program and arguments.
         argv: Vec<OsString>,
-        /// Where instances have their folders.
+        /// Where instances have their folders. It belongs to one emulator at a time: what a killed one left running there is
+        /// ended by the next.
         folder: PathBuf,
         /// How long it has between SIGTERM and SIGKILL.
         grace: Duration,
@@ -88,6 +91,9 @@ pub async fn run(
     let mut machines: BTreeMap<String, mpsc::UnboundedSender<Option<Box<Started>>>> =
         BTreeMap::new();
     let mut tasks = JoinSet::new();
+    if let Boot::Command { folder, .. } = &boot {
+        leftovers::end(folder);
+    }
     loop {
         let effect = tokio::select! {
             effect = effects.recv() => effect,
@@ -155,12 +161,14 @@ impl Machine {
                         // What it left behind goes with it.
                         group.signal(Signal::KILL);
                         self.running = None;
+                        leftovers::forget(&self.folder);
                         continue;
                     }
                 },
             };
             if let Some(group) = self.running.take() {
                 group.end(self.grace, self.ending.clone()).await;
+                leftovers::forget(&self.folder);
             }
             match order {
                 None => return,
@@ -206,13 +214,15 @@ impl Machine {
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw)
             .ok_or_else(|| std::io::Error::other("the boot hook has no process id"))?;
+        let group = Group { child, pid };
+        leftovers::note(&self.folder, pid)?;
         tracing::info!(
             instance = started.instance_id,
             boot = started.boot,
             pid = pid.as_raw_nonzero(),
             "booted"
         );
-        Ok(Group { child, pid })
+        Ok(group)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod calls;
 pub mod emulator;
 pub mod hook;
 pub mod http;
+mod leftovers;
 pub mod logs;
 mod server;
 mod shared;

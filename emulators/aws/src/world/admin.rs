@@ -3,7 +3,7 @@
 use super::clock::halt;
 use super::limits::Buckets;
 use super::state::{CapacityRule, InstanceState, ParameterKind, State};
-use super::{Step, World};
+use super::{Step, World, later};
 use crate::rules::{Limits, RateLimit, Timings};
 
 impl World {
@@ -37,7 +37,7 @@ impl World {
     /// Stops a running instance out of band, as scheduled maintenance does. Whether it was running.
     pub fn stop_out_of_band(&mut self, id: &str, step: &mut Step<'_>) -> bool {
         self.advance(step);
-        let due = step.now + self.rules.timings.stopping_ms * 1_000;
+        let due = later(step.now, self.rules.timings.stopping_ms);
         let Some(instance) = self.state.instances.get_mut(id) else {
             return false;
         };

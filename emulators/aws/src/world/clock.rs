@@ -4,28 +4,30 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::state::{AttachmentState, Instance, InstanceState, Moment, VolumeState};
-use super::{Effect, Started, Step, Stopped, World};
+use super::{Effect, Started, Step, Stopped, World, later};
 
-/// A change that time brings.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// What time changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
-    Instance(String),
-    Volume(String),
-    Attachment(String),
-    Forget(String),
+    Instance,
+    Volume,
+    Attachment,
+    Forget,
 }
 
 impl World {
     /// Makes everything true that is due by now, in the order in which it was due.
     pub fn advance(&mut self, step: &mut Step<'_>) {
-        while let Some((at, change)) = self.next_change()
+        // One change at a time, because one may bring another.
+        while let Some((at, change, id)) = self.next_change()
             && at <= step.now
         {
+            let id = id.to_owned();
             match change {
-                Change::Instance(id) => self.instance_moves_on(&id, at, step),
-                Change::Volume(id) => self.volume_moves_on(&id),
-                Change::Attachment(id) => self.attachment_moves_on(&id, at),
-                Change::Forget(id) => {
+                Change::Instance => self.instance_moves_on(&id, at, step),
+                Change::Volume => self.volume_moves_on(&id),
+                Change::Attachment => self.attachment_moves_on(&id, at),
+                Change::Forget => {
                     self.state.instances.remove(&id);
                 }
             }
@@ -35,26 +37,26 @@ impl World {
 
     /// When something changes by itself next.
     pub fn next_due(&self) -> Option<Moment> {
-        self.next_change().map(|(at, _)| at)
+        self.next_change().map(|(at, _, _)| at)
     }
 
-    fn next_change(&self) -> Option<(Moment, Change)> {
-        let visible = self.rules.timings.terminated_visible_ms * 1_000;
+    fn next_change(&self) -> Option<(Moment, Change, &str)> {
+        let visible = self.rules.timings.terminated_visible_ms;
         let instances = self.state.instances.values().filter_map(|instance| {
             if instance.state == InstanceState::Terminated {
-                let at = instance.since.saturating_add(visible);
-                return Some((at, Change::Forget(instance.id.clone())));
+                let at = later(instance.since, visible);
+                return Some((at, Change::Forget, instance.id.as_str()));
             }
-            Some((instance.due?, Change::Instance(instance.id.clone())))
+            Some((instance.due?, Change::Instance, instance.id.as_str()))
         });
         let volumes = self
             .state
             .volumes
             .values()
-            .filter_map(|volume| Some((volume.due?, Change::Volume(volume.id.clone()))));
+            .filter_map(|volume| Some((volume.due?, Change::Volume, volume.id.as_str())));
         let attachments = self.state.volumes.values().filter_map(|volume| {
             let due = volume.attachment.as_ref()?.due?;
-            Some((due, Change::Attachment(volume.id.clone())))
+            Some((due, Change::Attachment, volume.id.as_str()))
         });
         instances.chain(volumes).chain(attachments).min()
     }

@@ -12,7 +12,7 @@ use super::lifecycle::state_shown;
 use super::query;
 use super::state::{Instance, InstanceState, Moment, Volume};
 use super::tags::tag_set;
-use super::{Answer, World, timestamp};
+use super::{Answer, World, later, timestamp};
 
 /// Fields by which instances can be filtered.
 const FIELDS: &[&str] = &[
@@ -173,8 +173,8 @@ impl World {
 
     /// An instance as Describe calls see it now: for a while after a change, as it was before.
     fn as_shown<'a>(&self, instance: &'a Instance, now: Moment) -> Cow<'a, Instance> {
-        let stale = self.rules.timings.stale_ms * 1_000;
-        if now >= instance.since.saturating_add(stale) || instance.was == instance.state {
+        let stale = self.rules.timings.stale_ms;
+        if now >= later(instance.since, stale) || instance.was == instance.state {
             return Cow::Borrowed(instance);
         }
         let mut shown = instance.clone();

@@ -15,7 +15,7 @@ use super::state::{
 };
 use super::tokens::{check_token, fingerprint, mismatch};
 use super::volumes::Disk;
-use super::{Answer, Step, World, tags};
+use super::{Answer, Step, World, later, tags};
 
 impl World {
     /// Launches instances, or returns those that the client token launched before.
@@ -152,8 +152,8 @@ impl World {
             state: InstanceState::Pending,
             was: InstanceState::Pending,
             since: now,
-            due: Some(now + timings.pending_ms * 1_000),
-            visible_at: now + timings.visible_after_ms * 1_000,
+            due: Some(later(now, timings.pending_ms)),
+            visible_at: later(now, timings.visible_after_ms),
             created_at: now,
             launched_at: now,
             instance_type: launch.kind.name.clone(),
@@ -198,7 +198,7 @@ impl World {
             id,
             state: VolumeState::InUse,
             due: None,
-            visible_at: now + timings.visible_after_ms * 1_000,
+            visible_at: later(now, timings.visible_after_ms),
             created_at: now,
             zone: launch.subnet.zone.clone(),
             size: disk.size,
@@ -235,9 +235,9 @@ impl World {
         let first = self.state.next_host.get(&subnet.id).copied().unwrap_or(4);
         let found: Vec<(u32, Ipv4Addr)> = (0..usable)
             .map(|offset| 4 + (first.saturating_sub(4) + offset) % usable)
-            .filter(|host| !taken.contains(&(base + host)))
+            .filter(|host| !taken.contains(&base.wrapping_add(*host)))
             .take(count as usize)
-            .map(|host| (host, Ipv4Addr::from_bits(base + host)))
+            .map(|host| (host, Ipv4Addr::from_bits(base.wrapping_add(host))))
             .collect();
         if found.len() < count as usize {
             return Err(ApiError::bad(

@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::launch::no_capacity;
 use super::query;
 use super::state::{Instance, InstanceState, Moment};
-use super::{Answer, Step, World, reason_time};
+use super::{Answer, Step, World, later, reason_time};
 
 /// One instance's state before and after a call.
 type Change = (String, InstanceState, InstanceState);
@@ -43,7 +43,7 @@ impl World {
                 return Err(no_capacity(name, zone));
             }
         }
-        let due = step.now + self.rules.timings.pending_ms * 1_000;
+        let due = later(step.now, self.rules.timings.pending_ms);
         let changes = self.change(&ids, |instance| {
             if instance.state == InstanceState::Stopped {
                 instance.turn(InstanceState::Pending, step.now, Some(due));
@@ -64,7 +64,7 @@ impl World {
                 _ => return Err(wrong_state(id, "stopped")),
             }
         }
-        let due = step.now + self.rules.timings.stopping_ms * 1_000;
+        let due = later(step.now, self.rules.timings.stopping_ms);
         let mut effects = Vec::new();
         let changes = self.change(&ids, |instance| {
             if instance.state == InstanceState::Running {
@@ -104,7 +104,7 @@ impl World {
         step: &mut Step<'_>,
     ) -> Vec<Change> {
         let now = step.now;
-        let due = now + self.rules.timings.shutting_down_ms * 1_000;
+        let due = later(now, self.rules.timings.shutting_down_ms);
         let mut effects = Vec::new();
         let changes = self.change(ids, |instance| {
             if instance.state.is_ending() {

@@ -270,6 +270,11 @@ fn resource_of(iam: &str, region: &str, account: &str) -> String {
     format!("arn:aws:ec2:{region}:{account}:{kind}")
 }
 
+/// A moment so many milliseconds later.
+pub(crate) fn later(moment: Moment, ms: u64) -> Moment {
+    moment.saturating_add(ms.saturating_mul(1_000))
+}
+
 /// A moment as the API writes it: to the second, in UTC.
 pub(crate) fn timestamp(moment: Moment) -> String {
     written(moment, "%Y-%m-%dT%H:%M:%S.000Z")

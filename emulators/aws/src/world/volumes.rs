@@ -10,7 +10,7 @@ use super::state::{
     Attachment, AttachmentState, InstanceState, Moment, TokenUse, Volume, VolumeState,
 };
 use super::tokens::{check_token, fingerprint, mismatch};
-use super::{Answer, Step, World, tags, timestamp};
+use super::{Answer, Step, World, later, tags, timestamp};
 
 const KINDS: &[&str] = &["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"];
 
@@ -237,8 +237,8 @@ impl World {
         let volume = Volume {
             id: self.fresh_id("vol", step.random),
             state: VolumeState::Creating,
-            due: Some(step.now + timings.volume_ms * 1_000),
-            visible_at: step.now + timings.visible_after_ms * 1_000,
+            due: Some(later(step.now, timings.volume_ms)),
+            visible_at: later(step.now, timings.visible_after_ms),
             created_at: step.now,
             zone,
             size,
@@ -318,7 +318,7 @@ impl World {
             device,
             state: AttachmentState::Attaching,
             since: step.now,
-            due: Some(step.now + self.rules.timings.volume_ms * 1_000),
+            due: Some(later(step.now, self.rules.timings.volume_ms)),
             delete_on_termination: false,
         };
         let answer = attachment_shown(&id, &attachment);
@@ -372,7 +372,7 @@ impl World {
                 ),
             ));
         }
-        let due = step.now + self.rules.timings.volume_ms * 1_000;
+        let due = later(step.now, self.rules.timings.volume_ms);
         let Some(on) = self
             .state
             .volumes
@@ -410,7 +410,7 @@ impl World {
             }
             (VolumeState::Deleting, _) => return Err(volume_not_found(&id)),
         }
-        let due = step.now + self.rules.timings.volume_ms * 1_000;
+        let due = later(step.now, self.rules.timings.volume_ms);
         if let Some(volume) = self.state.volumes.get_mut(&id) {
             volume.state = VolumeState::Deleting;
             volume.due = Some(due);

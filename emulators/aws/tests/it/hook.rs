@@ -162,6 +162,17 @@ async fn a_hook_that_cannot_start_leaves_the_instance_running() {
     emulator.stop().await;
 }
 
+/// Processes that nothing else would end if a test fails.
+struct Left(Vec<Pid>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+    }
+}
+
 /// The program, ended with the test.
 struct Program(Child);
 
@@ -250,4 +261,54 @@ fn the_program_says_what_is_wrong() {
     assert_eq!(code, 0);
     let rules: halo_aws_emulator::Rules = serde_json::from_str(&rules).unwrap();
     assert_eq!(rules, halo_aws_emulator::Rules::default());
+}
+
+#[test]
+fn what_a_killed_program_left_running_is_ended_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.json");
+    std::fs::write(
+        &rules,
+        r#"{"timings":{"visible_after_ms":0,"pending_ms":0}}"#,
+    )
+    .unwrap();
+    let start = || {
+        let mut program = Program(
+            Command::new(env!("CARGO_BIN_EXE_halo-aws-emulator"))
+                .args(["--boot-grace-ms", "0", "--boot", SCRIPT])
+                .arg("--rules")
+                .arg(&rules)
+                .arg("--boot-folder")
+                .arg(folder.path().join("instances"))
+                .arg("--state")
+                .arg(folder.path().join("state.json"))
+                .env("OUT", folder.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        let mut line = String::new();
+        BufReader::new(program.0.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address: SocketAddr = event["addr"].as_str().unwrap().parse().unwrap();
+        (program, address)
+    };
+    let (first, address) = start();
+    let id = launch(address);
+    let left = pids(folder.path(), 1);
+    let guard = Left(left.clone());
+    // Drop kills it: it has no chance to end what it booted.
+    drop(first);
+    assert!(left.iter().all(|pid| !is_gone(*pid)));
+    let (second, address) = start();
+    gone(&left);
+    // Their numbers may be others' from now on.
+    std::mem::forget(guard);
+    let again = pids(folder.path(), 2);
+    call(address, "TerminateInstances", &id);
+    gone(&again);
+    drop(second);
 }
