@@ -21,6 +21,16 @@ ID = re.compile(r"\b(i|vol|r|eni|eni-attach|snap|subnet|vpc|sg|ami|igw|acl)-[0-9
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 ADDRESS = re.compile(r"\b\d+[.-]\d+[.-]\d+[.-]\d+\b")
+# Lists for which AWS promises no order.
+UNORDERED = {
+    "BlockDeviceMappings",
+    "InstanceTypeOfferings",
+    "InvalidParameters",
+    "Parameters",
+    "SecurityGroups",
+    "Tags",
+    "Volumes",
+}
 MISSING = "(not there)"
 
 
@@ -31,8 +41,8 @@ class Transcript:
         options = {
             "endpoint_url": url,
             "region_name": "us-east-2",
-            "aws_access_key_id": "AKIAIOSFODNN7EXAMPLE",
-            "aws_secret_access_key": "example",
+            "aws_access_key_id": peers.KEY[0],
+            "aws_secret_access_key": peers.KEY[1],
             "config": botocore.config.Config(retries={"total_max_attempts": 1}),
         }
         self.ec2 = boto3.client("ec2", **options)
@@ -75,9 +85,9 @@ class Transcript:
             return {key: self.plain(inner, key) for key, inner in value.items()}
         if isinstance(value, list):
             items = [self.plain(inner) for inner in value]
-            # AWS promises no order for these.
-            unordered = key in ("Tags", "Volumes", "InstanceTypeOfferings", "SecurityGroups", "BlockDeviceMappings", "InvalidParameters", "Parameters")
-            return sorted(items, key=lambda item: json.dumps(item, sort_keys=True)) if unordered else items
+            if key in UNORDERED:
+                items.sort(key=lambda item: json.dumps(item, sort_keys=True))
+            return items
         if isinstance(value, datetime.datetime):
             return "<time>"
         if not isinstance(value, str):

@@ -12,6 +12,9 @@ import time
 import urllib.error
 import urllib.request
 
+# Both peers are called with these; the emulator checks every signature.
+KEY = ("AKIAIOSFODNN7EXAMPLE", "an example, which opens nothing")
+
 # moto is true at the next call; so is the emulator without delays.
 INSTANT = {
     "timings": {
@@ -43,7 +46,8 @@ def emulator(program):
         rules = pathlib.Path(folder) / "rules.json"
         rules.write_text(json.dumps(INSTANT))
         command = [program, "--rules", rules]
-        with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
+        environment = os.environ | {"HALO_AWS_EMULATOR_CREDENTIALS": ":".join(KEY)}
+        with ended(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)) as process:
             line = process.stdout.readline()
             if not line:
                 raise RuntimeError("the emulator did not start")

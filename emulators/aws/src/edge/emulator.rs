@@ -163,7 +163,7 @@ impl Emulator {
     }
 
     /// Waits until a predicate holds, looking again after every change and every call. The predicate must not call this
-    /// emulator: it runs under the world's lock.
+    /// emulator: it runs under the world's lock. `within` is on the caller's tokio clock, which must not be paused.
     ///
     /// # Errors
     /// [`TimedOut`] with what there is instead.

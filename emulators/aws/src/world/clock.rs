@@ -62,10 +62,22 @@ impl World {
     }
 
     fn instance_moves_on(&mut self, id: &str, at: Moment, step: &mut Step<'_>) {
+        let locked_out = self.is_locked_out(id);
         let Some(instance) = self.state.instances.get_mut(id) else {
             return;
         };
         match instance.state {
+            InstanceState::Pending if locked_out => {
+                let (code, message) = ("Client.InternalError", "Client error on launch");
+                // A first launch ends for good; what has run before is stopped again.
+                let next = match instance.boots {
+                    0 => InstanceState::ShuttingDown,
+                    _ => InstanceState::Stopping,
+                };
+                instance.turn(next, at, Some(at));
+                instance.reason = format!("{code}: {message}");
+                instance.state_reason = Some((code.to_owned(), format!("{code}: {message}")));
+            }
             InstanceState::Pending => {
                 instance.turn(InstanceState::Running, at, None);
                 instance.state_reason = None;
@@ -83,6 +95,16 @@ impl World {
                 instance.due = None;
             }
         }
+    }
+
+    /// Whether an instance cannot read its encrypted disks: EC2 launches it all the same and ends it before it runs.
+    fn is_locked_out(&self, id: &str) -> bool {
+        self.is_denied("kms:CreateGrant")
+            && self
+                .state
+                .volumes_of(id)
+                .iter()
+                .any(|volume| volume.encrypted)
     }
 
     /// The volumes of an ended instance: some end with it, the others are free again.

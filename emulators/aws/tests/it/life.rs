@@ -249,3 +249,27 @@ fn a_stop_reads_as_the_users_doing() {
         "Client.UserInitiatedShutdown"
     );
 }
+
+#[test]
+fn without_its_key_an_encrypted_instance_ends_before_it_runs() {
+    let encrypted = [
+        ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
+        ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+    ];
+    let mut account = Account::new();
+    let ran_before = account.running(&encrypted);
+    account.call("StopInstances", &named(&ran_before)).unwrap();
+    account.pass(5_000);
+    account.world.set_denied(vec!["kms:CreateGrant".to_owned()]);
+    let new = account.launched(&encrypted);
+    let plain = account.launched(&[]);
+    account.call("StartInstances", &named(&ran_before)).unwrap();
+    account.effects.clear();
+    account.pass(5_000);
+    assert_eq!(account.state_of(&new), "terminated");
+    assert_eq!(account.state_of(&ran_before), "stopped");
+    assert_eq!(account.state_of(&plain), "running");
+    assert_eq!(account.effects.len(), 1, "only the plain one is booted");
+    let described = account.call("DescribeInstances", &named(&new)).unwrap();
+    assert_eq!(described.one("stateReason/code"), "Client.InternalError");
+}

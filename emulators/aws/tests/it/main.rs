@@ -7,6 +7,7 @@ mod describing;
 mod faults;
 mod hook;
 mod http;
+mod invariants;
 mod launching;
 mod library;
 mod life;
