@@ -21,11 +21,20 @@ use self::config::{LogFormat, RunArgs};
 
 /// Reconciles HaloTenants and HaloSubstrates: namespaces, keys, policies, pods, and nodes from EC2.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 ended as asked; 1 failed; 2 the command line cannot be read; \
-3 the cluster's CustomResourceDefinitions are missing or older than this operator; 4 the lease was lost.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 ended as asked; 1 failed; 2 the command line cannot be read; \
+3 the cluster's CustomResourceDefinitions are missing or older than this operator; 4 the lease was lost."
+)]
 struct Cli {
     /// How logs are written, to standard error; RUST_LOG says what is logged
-    #[arg(long, value_enum, global = true, default_value = "text", env = "HALO_LOG_FORMAT")]
+    #[arg(
+        long,
+        value_enum,
+        global = true,
+        default_value = "text",
+        env = "HALO_LOG_FORMAT"
+    )]
     log_format: LogFormat,
 
     #[command(subcommand)]
@@ -54,7 +63,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let outdated = matches!(
-                (error.downcast_ref::<CrdError>(), error.downcast_ref::<StartError>()),
+                (
+                    error.downcast_ref::<CrdError>(),
+                    error.downcast_ref::<StartError>()
+                ),
                 (Some(CrdError::Outdated { .. }), _)
                     | (_, Some(StartError::Crds(CrdError::Outdated { .. })))
             );

@@ -771,3 +771,7 @@ fn status_intent<K: Object>(
         "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata, "status": status,
     }))
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

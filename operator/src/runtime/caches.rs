@@ -654,3 +654,7 @@ fn touched_pod(view: &PodView, meta: &ObjectMeta) -> Touched {
         substrate: view.substrate.clone(),
     }
 }
+
+#[cfg(test)]
+#[path = "caches_tests.rs"]
+mod tests;

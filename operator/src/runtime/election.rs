@@ -353,3 +353,7 @@ fn record_of(lease: &Lease) -> Record {
         transitions: spec.lease_transitions.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+#[path = "election_tests.rs"]
+mod tests;

@@ -1,15 +1,22 @@
 //! Events on objects: what happened, once, for the person who asks `kubectl describe`.
+//!
+//! They are made here and not by kube's recorder: that one takes two events of one reason for one and keeps the first note, so that the
+//! second, with another cause, would never be seen.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 
+use super::controller::causes;
 use super::metrics::Metrics;
+use crate::context::Clock;
 
 /// The name under which the operator reports events.
 const CONTROLLER: &str = "halo-operator";
@@ -42,7 +49,9 @@ pub struct Events {
 /// What sends them; runs until every [`Events`] is gone.
 pub struct Sending {
     told: mpsc::Receiver<Told>,
-    recorder: Recorder,
+    client: Client,
+    identity: String,
+    clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     deadline: Duration,
 }
@@ -52,17 +61,16 @@ impl Events {
     pub fn new(
         client: Client,
         identity: &str,
+        clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         deadline: Duration,
     ) -> (Self, Sending) {
         let (send, told) = mpsc::channel(WAITING);
-        let reporter = Reporter {
-            controller: CONTROLLER.to_owned(),
-            instance: Some(identity.to_owned()),
-        };
         let sending = Sending {
             told,
-            recorder: Recorder::new(client, reporter),
+            client,
+            identity: identity.to_owned(),
+            clock,
             metrics: metrics.clone(),
             deadline,
         };
@@ -167,38 +175,51 @@ impl Sending {
     }
 
     async fn publish(&self, told: &Told) -> &'static str {
-        let event = Event {
-            type_: if told.warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: told.reason.clone(),
-            note: Some(told.note.clone()).filter(|note| !note.is_empty()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
+        let event = event(told, &self.identity, self.clock.now());
+        // Events of what has no namespace live there, where kubectl looks for them.
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let begun = Instant::now();
-        let sent = self.recorder.publish(&event, &told.about);
-        match tokio::time::timeout(self.deadline, sent).await {
-            Ok(Ok(())) => {
-                self.metrics.api_request("POST", 201, begun.elapsed());
-                "sent"
-            }
+        let params = PostParams::default();
+        let sent = tokio::time::timeout(self.deadline, api.create(&params, &event)).await;
+        let (code, result) = match sent {
+            Ok(Ok(_)) => (201, "sent"),
             Ok(Err(error)) => {
-                let code = match &error {
-                    kube::Error::Api(status) => status.code,
-                    _ => 0,
-                };
-                self.metrics.api_request("POST", code, begun.elapsed());
-                tracing::warn!(%error, reason = told.reason, "an event was not taken");
-                "failed"
+                tracing::warn!(error = %causes(&error), reason = told.reason, "an event was not taken");
+                match error {
+                    kube::Error::Api(status) => (status.code, "failed"),
+                    _ => (0, "failed"),
+                }
             }
-            Err(_) => {
-                self.metrics.api_request("POST", 0, begun.elapsed());
-                "failed"
-            }
-        }
+            Err(_) => (0, "failed"),
+        };
+        self.metrics.api_request("POST", code, begun.elapsed());
+        result
+    }
+}
+
+/// An event as the API server takes it.
+fn event(told: &Told, identity: &str, now: jiff::Timestamp) -> Event {
+    let about = &told.about;
+    let name = about.name.as_deref().unwrap_or(CONTROLLER);
+    let namespace = about.namespace.as_deref().unwrap_or("default");
+    // The moment makes the name unique; names have a limit.
+    let name: String = name.chars().take(200).collect();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        action: Some("Reconcile".to_owned()),
+        reason: Some(told.reason.clone()),
+        note: Some(told.note.clone()).filter(|note| !note.is_empty()),
+        type_: Some(if told.warning { "Warning" } else { "Normal" }.to_owned()),
+        regarding: Some(about.clone()),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(identity.chars().take(128).collect()),
+        ..Event::default()
     }
 }
 
@@ -247,5 +268,22 @@ mod tests {
         let cut = shorten("ä".repeat(900));
         assert!(cut.len() <= NOTE + 3 && cut.ends_with("ä..."), "{cut}");
         assert_eq!(shorten("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn an_event_says_who_what_and_when() {
+        let mut said = told("a", "why");
+        said.about.name = Some("x".repeat(253));
+        let now = jiff::Timestamp::from_second(1).unwrap();
+        let made = event(&said, "pod-0", now);
+        assert_eq!(made.metadata.namespace.as_deref(), Some("default"));
+        assert!(made.metadata.name.is_some_and(|name| name.len() <= 253));
+        assert_eq!(made.type_.as_deref(), Some("Warning"));
+        assert_eq!(made.reporting_instance.as_deref(), Some("pod-0"));
+        said.about.namespace = Some("ns".to_owned());
+        said.note.clear();
+        let made = event(&said, "pod-0", now);
+        assert_eq!(made.metadata.namespace.as_deref(), Some("ns"));
+        assert_eq!(made.note, None);
     }
 }

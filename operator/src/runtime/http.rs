@@ -65,3 +65,48 @@ async fn metrics(State(health): State<Arc<dyn Health>>) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    struct Test(AtomicBool);
+
+    impl Health for Test {
+        fn is_ready(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn figures(&self) -> prometheus::Result<String> {
+            Ok("figure 1\n".to_owned())
+        }
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn pages_say_how_it_is() {
+        let health = Arc::new(Test(AtomicBool::new(false)));
+        let (listener, address) = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let serving = tokio::spawn(serve(listener, health.clone()));
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        health.0.store(true, Ordering::SeqCst);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let figures = get(address, "/metrics").await;
+        assert!(figures.contains("text/plain; version=0.0.4") && figures.ends_with("figure 1\n"));
+        assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
+        serving.abort();
+    }
+}

@@ -21,3 +21,6 @@ pub mod records;
 pub mod route;
 pub mod store;
 pub mod watch;
+
+#[cfg(test)]
+mod testing;

@@ -235,6 +235,7 @@ impl Operator {
         let (events, sending) = Events::new(
             clients.once.clone(),
             &settings.identity,
+            clock.clone(),
             metrics.clone(),
             pace.api_timeout,
         );
