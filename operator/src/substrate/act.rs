@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use halo_cloud::Failure;
 use halo_crds::status::NodeSlot;
 
 use super::dereference;
@@ -39,9 +40,7 @@ pub async fn all(ctx: &Context, observed: &Observed, plan: &Plan) -> Settled {
     let Some(spec) = &substrate.spec.node_pool.ec2 else {
         return Settled::default();
     };
-    let template = match dereference::template(substrate, spec, &ctx.settings) {
-        Ok(template) | Err((template, _)) => template,
-    };
+    let template = dereference::template(substrate, spec, &ctx.settings).template;
     let mut settled = Settled {
         slots: pool.slots.clone(),
         block: pool.blocked.clone(),
@@ -86,7 +85,35 @@ pub async fn all(ctx: &Context, observed: &Observed, plan: &Plan) -> Settled {
         settled.notes.extend(one.notes);
         settled.again |= one.again;
     }
+    settled.block = named(ctx, observed, settled.block.as_ref()).await;
     settled
+}
+
+/// A block that names every IAM action that is denied, where the cloud named one at most.
+pub async fn named(
+    ctx: &Context,
+    observed: &Observed,
+    block: Option<&PoolBlock>,
+) -> Option<PoolBlock> {
+    let block = block?.clone();
+    let substrate = &observed.substrate;
+    if block.reason != Failure::Unauthorized.name() {
+        return Some(block);
+    }
+    let spec = substrate.spec.node_pool.ec2.as_ref();
+    let launch = spec.map(|spec| dereference::template(substrate, spec, &ctx.settings));
+    let Some(template) = launch.and_then(|launch| launch.template) else {
+        return Some(block);
+    };
+    let generation = substrate.metadata.generation.unwrap_or_default();
+    let known = ctx.capacity.permissions.check(ctx, &template, generation);
+    match known.await {
+        Some(known) => Some(PoolBlock {
+            message: known.message,
+            ..block
+        }),
+        None => Some(block),
+    }
 }
 
 /// Actions in groups that do not depend on each other.

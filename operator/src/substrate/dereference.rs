@@ -22,22 +22,20 @@ pub fn observe(ctx: &Context, substrate: Arc<HaloSubstrate>) -> Observed {
     let uid = meta.uid.as_deref().unwrap_or_default();
     let now = ctx.clock.now();
     let spec = &substrate.spec;
-    let (fleet, capacity, template) = match &spec.node_pool.ec2 {
+    let (fleet, capacity, launch) = match &spec.node_pool.ec2 {
         Some(pool) => (
             ctx.fleet.view(uid),
             ctx.capacity
                 .view(uid, meta.generation.unwrap_or_default(), now),
             template(&substrate, pool, &ctx.settings),
         ),
-        None => (FleetView::default(), CapacityView::default(), Ok(None)),
+        None => (
+            FleetView::default(),
+            CapacityView::default(),
+            Launch::default(),
+        ),
     };
-    let (template, unlaunchable) = match template {
-        Ok(template) => (template, None),
-        Err((template, why)) => (template, Some(why)),
-    };
-    let template = template
-        .map(|template| template.hash().to_owned())
-        .unwrap_or_default();
+    let hash = launch.template.as_ref().map(Template::hash);
     Observed {
         tenant: ctx.caches.tenant(&spec.tenant),
         deployment: ctx.caches.deployment(namespace, name),
@@ -46,21 +44,25 @@ pub fn observe(ctx: &Context, substrate: Arc<HaloSubstrate>) -> Observed {
         nodes: nodes(ctx, &substrate, &fleet),
         fleet,
         capacity,
-        template,
-        unlaunchable,
+        template: hash.unwrap_or_default().to_owned(),
+        unlaunchable: launch.problem,
         refusal: None,
         now,
         substrate,
     }
 }
 
-/// What instances are launched with. If the spec does not say that, why, and a template that serves to end what there is.
-#[allow(clippy::type_complexity, reason = "both sides carry a template")]
-pub fn template(
-    substrate: &HaloSubstrate,
-    pool: &Ec2Pool,
-    settings: &Settings,
-) -> Result<Option<Template>, (Option<Template>, String)> {
+/// What instances are launched with.
+#[derive(Default)]
+pub struct Launch {
+    /// The template; if the spec makes none, one that serves to end what there is.
+    pub template: Option<Template>,
+    /// Why the spec makes none.
+    pub problem: Option<String>,
+}
+
+/// What instances of a substrate are launched with.
+pub fn template(substrate: &HaloSubstrate, pool: &Ec2Pool, settings: &Settings) -> Launch {
     let meta = &substrate.metadata;
     let identity = Identity {
         uid: meta.uid.clone().unwrap_or_default(),
@@ -68,14 +70,24 @@ pub fn template(
         name: meta.name.clone().unwrap_or_default(),
         tenant: substrate.spec.tenant.clone(),
     };
-    Template::new(&identity, pool, settings)
-        .map(Some)
-        .map_err(|error| {
+    match Template::new(&identity, pool, settings) {
+        Ok(template) => Launch {
+            template: Some(template),
+            problem: None,
+        },
+        Err(error) => {
             let mut plain = pool.clone();
-            plain.user_data = UserData::default();
-            let plain = Template::new(&identity, &plain, settings).ok();
-            (plain, error.to_string())
-        })
+            // No instance ever gets it.
+            plain.user_data = UserData {
+                preset: None,
+                template: Some("#".to_owned()),
+            };
+            Launch {
+                template: Template::new(&identity, &plain, settings).ok(),
+                problem: Some(error.to_string()),
+            }
+        }
+    }
 }
 
 /// Nodes of the instances, or with the pool's label; of an existing pool those that pods may be scheduled to.

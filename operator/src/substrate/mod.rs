@@ -8,6 +8,7 @@ pub mod apply;
 pub mod demand;
 pub mod dereference;
 pub mod gate;
+pub mod need;
 pub mod phase;
 pub mod plan;
 pub mod pod;
@@ -21,6 +22,8 @@ pub mod workload;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod world;
 #[cfg(test)]
 mod world_tests;
 
@@ -183,12 +186,13 @@ async fn follow(
             observed.refusal = Some(error.refusal());
             refused = Some(error);
         }
-        let status = plan::report(
-            observed,
-            &plan.decision,
-            &plan.record(observed),
-            &ctx.settings,
-        );
+        let planned = plan.record(observed);
+        let block = act::named(ctx, observed, planned.block).await;
+        let planned = Record {
+            block: block.as_ref(),
+            ..planned
+        };
+        let status = plan::report(observed, &plan.decision, &planned, &ctx.settings);
         record(ctx, observed, plan, status).await?;
         learn_from(ctx, observed, plan, &uid);
     }

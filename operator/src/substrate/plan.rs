@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_cloud::InstanceState;
-use halo_crds::condition;
 use halo_crds::pool::Ec2Pool;
-use halo_crds::reasons::{self, kinds};
-use halo_crds::status::{NodeSlot, NodeState, Phase};
+use halo_crds::reasons;
+use halo_crds::status::{NodeSlot, NodeState};
 use halo_crds::{HaloSubstrate, HaloSubstrateStatus, HaloTenant};
 use jiff::Timestamp;
 
-use super::demand::{self, Reading, elapsed};
+use super::demand::{self, Reading};
 use super::gate::{self, Gate};
-use super::phase::{self, Pods, Situation, Step, runs};
+use super::need::{costs, count, nodes_wanted, total};
+use super::phase::{self, Situation, Step, runs};
 use super::replicas::{self, Level, Rule};
 use super::status::{self, Facts, Nodes};
 use super::usage;
@@ -27,9 +26,6 @@ use crate::nodes::plan::{NodeView, PodPlace, Pool, PoolBlock, PoolPlan};
 use crate::runtime::kinds::ChildKind;
 use crate::runtime::records::{DeploymentView, PodView};
 use crate::settings::Settings;
-
-/// How much longer than its drain a pod may take to be gone before its node goes anyway.
-const END_GRACE: Duration = Duration::from_secs(60);
 
 /// A child as the caches have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,7 +258,10 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
         used: pool.as_ref().map_or(&[], |pool| &pool.used),
     };
     let status = report(o, &decision, &record, settings);
+    // A volume without a tenant tells nobody that it goes.
+    let volumes_in = (deleting && kept).then_some(settings.pace.fleet_busy);
     let look_again = [
+        volumes_in,
         decision.step.look_again,
         decision.demand.dead_in,
         shrink_in,
@@ -379,47 +378,6 @@ fn level(
     replicas::next(had, demand.in_flight, &rule, now)
 }
 
-/// Slots that should have a node, and after how long time alone changes that. A node stays while a pod ends on it: one for each pod
-/// that should run or is still there, but not for longer than pods may take to end.
-fn nodes_wanted(
-    o: &Observed,
-    before: &HaloSubstrateStatus,
-    step: &Step,
-    level: &Level,
-    deleting: bool,
-) -> (u32, Option<Duration>) {
-    // Of what is deleted the nodes are drained at once.
-    if deleting || step.phase == Phase::Asleep {
-        return (0, None);
-    }
-    let alive = |name: &str| o.nodes.iter().any(|node| node.name == name && node.ready);
-    let staying = o
-        .pods
-        .iter()
-        .filter(|pod| pod.place.node.as_deref().is_some_and(alive))
-        .count();
-    let most = o
-        .substrate
-        .spec
-        .node_pool
-        .ec2
-        .as_ref()
-        .map_or(u32::MAX, |pool| pool.max_nodes);
-    let staying = total(staying).min(most);
-    if runs(step.phase) {
-        return (level.replicas.max(staying), None);
-    }
-    let ended = condition::find(&before.conditions, kinds::AWAKE)
-        .filter(|awake| awake.status == "False")
-        .map(|awake| elapsed(awake.last_transition_time.0, o.now));
-    let patience = o.substrate.spec.pod.drain.get() + END_GRACE;
-    let left = patience.saturating_sub(ended.unwrap_or_default());
-    match staying > 0 && !left.is_zero() {
-        true => (staying, Some(left)),
-        false => (0, None),
-    }
-}
-
 #[allow(
     clippy::too_many_arguments,
     reason = "it only puts them into one struct"
@@ -454,38 +412,6 @@ fn node_pool<'a>(
         pace: &settings.pace,
         now: o.now,
     }
-}
-
-fn total(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn count(pods: &[Arc<PodView>]) -> Pods {
-    let ready = pods
-        .iter()
-        .filter(|pod| pod.place.ready && !pod.place.ending)
-        .count();
-    Pods {
-        left: total(pods.len()),
-        ready: total(ready),
-    }
-}
-
-/// Whether instances cost: a slot that is more than stopped, or an instance that runs and that no slot knows.
-fn costs(slots: &[NodeSlot], fleet: &FleetView) -> bool {
-    let known = |id: &str| {
-        slots
-            .iter()
-            .any(|slot| slot.instance.as_deref() == Some(id))
-    };
-    slots.iter().any(|slot| slot.state != NodeState::Stopped)
-        || fleet.instances.iter().any(|instance| {
-            let runs = matches!(
-                instance.state,
-                InstanceState::Pending | InstanceState::Running
-            );
-            runs && !known(&instance.id.0)
-        })
 }
 
 /// Children that should go: all when the object goes; a Deployment that cannot be built while it should sleep, as its tenant is gone;

@@ -1,5 +1,8 @@
 use super::*;
 use crate::substrate::testing;
+use halo_crds::condition;
+use halo_crds::reasons::kinds;
+use halo_crds::status::Phase;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 const NOW: i64 = 1_700_000_000;

@@ -137,7 +137,7 @@ fn conditions_and_why() {
                 ("False", "PodsPending"),
                 ("True", "InsufficientCapacity"),
             ],
-            why: "waiting for capacity: r7iz.4xlarge in us-east-2a (InsufficientInstanceCapaci…, next try 22:16:30",
+            why: "waiting for capacity: r7iz.4xlarge in us-east-2a (InsufficientInstanceCapacity), next try 22:16:30",
         },
         Case {
             phase: Phase::Waking,

@@ -70,7 +70,11 @@ pub(crate) fn tenant() -> HaloTenant {
 pub(crate) fn settings() -> crate::settings::Settings {
     crate::settings::Settings {
         cluster: "halo".to_owned(),
-        join: crate::settings::ClusterJoin::default(),
+        join: crate::settings::ClusterJoin {
+            endpoint: "https://cluster.example".to_owned(),
+            certificate_authority: "Q0E=".to_owned(),
+            service_cidr: "10.100.0.0/16".to_owned(),
+        },
         region: "us-east-2".to_owned(),
         namespace: "halo-system".to_owned(),
         identity: "operator-0".to_owned(),
