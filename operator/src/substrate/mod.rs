@@ -26,6 +26,8 @@ pub(crate) mod testing;
 mod world;
 #[cfg(test)]
 mod world_tests;
+#[cfg(test)]
+mod world_time;
 
 use std::sync::Arc;
 use std::time::Duration;
