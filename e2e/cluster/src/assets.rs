@@ -1,7 +1,9 @@
 //! Where the binaries are: the folder that KUBEBUILDER_ASSETS names, or a cache that is filled once by `go build`.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     fs::File,
     io::{self, Write as _},
     os::unix::fs::symlink,
@@ -65,7 +67,7 @@ const MODULES: [Module; 2] = [
 pub struct Assets(PathBuf);
 
 impl Assets {
-    /// Finds the binaries, and builds them if this machine has not done so before: minutes the first time, milliseconds afterwards.
+    /// Finds the binaries, and with Go (`go`, or what the variable GO names) builds them if this machine has not done so before: minutes the first time, milliseconds afterwards.
     /// Other processes that want them meanwhile wait for the same build. Blocks; progress goes to stderr.
     ///
     /// # Errors
@@ -73,7 +75,10 @@ impl Assets {
     pub fn find() -> Result<Self, Error> {
         match env::var_os("KUBEBUILDER_ASSETS") {
             Some(folder) if !folder.is_empty() => Ok(Self(folder.into())),
-            _ => cached(&cache_root()?),
+            _ => {
+                let go = env::var_os("GO").unwrap_or_else(|| "go".into());
+                cached(&cache_root()?, &go)
+            }
         }
     }
 
@@ -134,7 +139,7 @@ fn version() -> &'static str {
     })
 }
 
-fn cached(root: &Path) -> Result<Assets, Error> {
+fn cached(root: &Path, go: &OsStr) -> Result<Assets, Error> {
     let folder = root.join(version());
     if folder.is_dir() {
         return Ok(Assets(folder));
@@ -149,7 +154,7 @@ fn cached(root: &Path) -> Result<Assets, Error> {
         let building = root.join(format!("{}.building", version()));
         // What a killed builder left.
         remove(&building)?;
-        build(&building)?;
+        build(&building, go)?;
         fs::rename(&building, &folder)
             .map_err(Error::io(format!("rename {}", building.display())))?;
     }
@@ -165,9 +170,8 @@ fn remove(folder: &Path) -> Result<(), Error> {
     }
 }
 
-fn build(folder: &Path) -> Result<(), Error> {
-    let go = env::var_os("GO").unwrap_or_else(|| "go".into());
-    match Command::new(&go)
+fn build(folder: &Path, go: &OsStr) -> Result<(), Error> {
+    match Command::new(go)
         .arg("version")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -184,7 +188,7 @@ fn build(folder: &Path) -> Result<(), Error> {
             let path = source.join(name);
             fs::write(&path, text).map_err(Error::io(format!("write {}", path.display())))?;
         }
-        go_build(&go, module, &source, &folder.join(module.name))?;
+        go_build(go, module, &source, &folder.join(module.name))?;
     }
     for program in PROGRAMS {
         let link = folder.join(program);
@@ -193,12 +197,7 @@ fn build(folder: &Path) -> Result<(), Error> {
     remove(&sources)
 }
 
-fn go_build(
-    go: &std::ffi::OsStr,
-    module: &Module,
-    source: &Path,
-    binary: &Path,
-) -> Result<(), Error> {
+fn go_build(go: &OsStr, module: &Module, source: &Path, binary: &Path) -> Result<(), Error> {
     let log_path = source.join("build.log");
     let log =
         File::create(&log_path).map_err(Error::io(format!("create {}", log_path.display())))?;
@@ -260,6 +259,8 @@ fn say(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -298,12 +299,64 @@ mod tests {
     fn a_version_that_is_there_is_not_built_again() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(version())).unwrap();
-        let found = cached(root.path()).unwrap();
+        let found = cached(root.path(), OsStr::new("no-such-go")).unwrap();
         assert_eq!(found.folder(), root.path().join(version()));
         assert_eq!(
             fs::read_dir(root.path()).unwrap().count(),
             1,
             "no lock was taken"
         );
+    }
+    /// A program in Go's place: it counts its builds in the file `builds` beside it, and what it builds is empty.
+    fn fake_go(folder: &Path, build: &str) -> PathBuf {
+        let path = folder.join("go");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = build ] || exit 0\necho build >> {}/builds\n{build}\n",
+            folder.display()
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn without_go_one_sentence_says_what_to_install() {
+        let root = tempfile::tempdir().unwrap();
+        let error = cached(root.path(), OsStr::new("no-such-go")).unwrap_err();
+        let text = format!("{error:?}");
+        assert!(text.contains("https://go.dev/dl") && text.contains("KUBEBUILDER_ASSETS"));
+        assert_eq!(text.lines().count(), 1);
+        assert!(!root.path().join(version()).exists());
+    }
+
+    #[test]
+    fn many_at_once_build_once() {
+        let root = tempfile::tempdir().unwrap();
+        // -o and its value are the sixth and seventh argument.
+        let go = fake_go(root.path(), "sleep 0.1; touch \"$7\"");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let assets = cached(root.path(), go.as_os_str()).unwrap();
+                    assets.program("etcd").unwrap();
+                    assets.program("kube-apiserver").unwrap();
+                    assets.program("kubectl").unwrap();
+                });
+            }
+        });
+        let builds = fs::read_to_string(root.path().join("builds")).unwrap();
+        assert_eq!(builds.lines().count(), MODULES.len());
+    }
+
+    #[test]
+    fn a_build_that_fails_says_why_and_leaves_nothing_to_use() {
+        let root = tempfile::tempdir().unwrap();
+        let go = fake_go(root.path(), "echo 'no space left' >&2; exit 1");
+        let error = cached(root.path(), go.as_os_str()).unwrap_err().to_string();
+        assert!(error.contains("go build of etcd failed") && error.contains("no space left"));
+        assert!(!root.path().join(version()).exists());
+        // The next one tries again.
+        let go = fake_go(root.path(), "touch \"$7\"");
+        cached(root.path(), go.as_os_str()).unwrap();
     }
 }

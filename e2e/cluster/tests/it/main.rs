@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 mod control_plane;
+mod crds;
 mod fake_nodes;
 
 /// An object from JSON.
