@@ -121,7 +121,11 @@ fn print_definitions() -> Result<ExitCode> {
     for definition in halo_crds::all() {
         let yaml =
             halo_crds::yaml(&definition).context("a definition cannot be written as YAML")?;
-        write!(stdout, "---\n{yaml}").context("cannot write to standard output")?;
+        match write!(stdout, "---\n{yaml}") {
+            // Who reads has read enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+            written => written.context("cannot write to standard output")?,
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,220 +3,27 @@
 //! Every call has a deadline of its own, passes the witness, is counted, and goes out only while this process leads. What would change
 //! nothing is not sent.
 
-use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{
-    Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions,
-};
-use kube::core::{ClusterResourceScope, Status};
-use kube::{Client, Resource};
+use kube::Resource;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::caches::Caches;
+pub use super::clients::{Clients, Object, Place};
+pub use super::drain::Evicted;
+use super::intent::{intent_of, spec_hash, status_intent};
 use super::kinds::{ChildKind, Verb, action};
 use super::managers::Manager;
 use super::metrics::Metrics;
 use super::ownership;
-use super::records::{SPEC_HASH, hex};
+use super::records::SPEC_HASH;
+pub use super::write_error::WriteError;
 use crate::effect::{Effect, Witness};
-
-/// The operator's connections to the API server.
-#[derive(Clone)]
-pub struct Clients {
-    /// Repeats calls that the server asks to repeat.
-    pub patient: Client,
-    /// Repeats nothing: for evictions, which a disruption budget refuses for minutes, for the lease, and for what is made once.
-    pub once: Client,
-}
-
-impl Clients {
-    /// Both of one configuration.
-    ///
-    /// # Errors
-    /// TLS or the credentials cannot be set up.
-    pub fn new(config: &kube::Config) -> Result<Self, Box<kube::Error>> {
-        let mut patient = config.clone();
-        patient.default_retry = true;
-        let mut once = config.clone();
-        once.default_retry = false;
-        // Watches use it as well; a list on a connection that died would otherwise wait for ever.
-        once.read_timeout = once.read_timeout.or(Some(Duration::from_secs(300)));
-        Ok(Self {
-            patient: Client::try_from(patient).map_err(Box::new)?,
-            once: Client::try_from(once).map_err(Box::new)?,
-        })
-    }
-}
-
-/// Kinds that can be written: with or without a namespace.
-pub trait Object:
-    Resource<DynamicType = (), Scope: Place<Self>>
-    + Serialize
-    + DeserializeOwned
-    + Clone
-    + Debug
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<K> Object for K where
-    K: Resource<DynamicType = (), Scope: Place<K>>
-        + Serialize
-        + DeserializeOwned
-        + Clone
-        + Debug
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-/// Where objects of a kind live.
-pub trait Place<K> {
-    /// The API of the kind; the namespace counts only for kinds that have one.
-    fn api(client: Client, namespace: &str) -> Api<K>;
-}
-
-impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>> Place<K>
-    for NamespaceResourceScope
-{
-    fn api(client: Client, namespace: &str) -> Api<K> {
-        Api::namespaced(client, namespace)
-    }
-}
-
-impl<K: Resource<DynamicType = (), Scope = ClusterResourceScope>> Place<K>
-    for ClusterResourceScope
-{
-    fn api(client: Client, _: &str) -> Api<K> {
-        Api::all(client)
-    }
-}
-
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The API server refused.
-    #[error("{action} {object}: {message}", message = .status.message)]
-    Refused {
-        /// Verb and kind.
-        action: &'static str,
-        /// Namespace and name.
-        object: String,
-        /// Its answer.
-        status: Box<Status>,
-    },
-    /// Nothing answered in time; whether it was done is unknown.
-    #[error("{action} {object}: the API server did not answer within {after:?}")]
-    Timeout {
-        /// Verb and kind.
-        action: &'static str,
-        /// Namespace and name.
-        object: String,
-        /// The deadline.
-        after: Duration,
-    },
-    /// The connection failed, or the answer was not one; whether it was done is unknown.
-    #[error("{action} {object}: no usable answer from the API server")]
-    Transport {
-        /// Verb and kind.
-        action: &'static str,
-        /// Namespace and name.
-        object: String,
-        /// What failed.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The object cannot be written as JSON, or has no name.
-    #[error("{action} {object}: {why}")]
-    Malformed {
-        /// Verb and kind.
-        action: &'static str,
-        /// Namespace and name.
-        object: String,
-        /// Why.
-        why: String,
-    },
-    /// This process does not lead any more; nothing was sent.
-    #[error("{action} {object}: not the leader")]
-    NotLeader {
-        /// Verb and kind.
-        action: &'static str,
-        /// Namespace and name.
-        object: String,
-    },
-}
-
-impl WriteError {
-    /// A stable PascalCase name, for reasons, labels and events.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Refused { status, .. } => match (status.code, status.reason.as_str()) {
-                (409, "AlreadyExists") => "AlreadyExists",
-                (409, _) => "Conflict",
-                (404, _) => "NotFound",
-                (403, _) if status.message.contains("exceeded quota") => "QuotaExceeded",
-                (403, _) if status.message.contains("being terminated") => "NamespaceTerminating",
-                (403 | 401, _) => "ApiServerForbidden",
-                (422 | 400, _) => "ApiServerInvalid",
-                (429, _) => "ApiServerBusy",
-                _ => "ApiServerFailed",
-            },
-            Self::Timeout { .. } | Self::Transport { .. } => "ApiServerUnreachable",
-            Self::Malformed { .. } => "Malformed",
-            Self::NotLeader { .. } => "NotLeader",
-        }
-    }
-
-    /// The API server's answer, if there was one.
-    pub fn status(&self) -> Option<&Status> {
-        match self {
-            Self::Refused { status, .. } => Some(status),
-            _ => None,
-        }
-    }
-
-    /// Another wrote in between: read again, then decide again.
-    pub fn is_conflict(&self) -> bool {
-        self.name() == "Conflict"
-    }
-
-    /// There is no such object.
-    pub fn is_not_found(&self) -> bool {
-        self.name() == "NotFound"
-    }
-
-    /// An object of the name is there already.
-    pub fn is_already_exists(&self) -> bool {
-        self.name() == "AlreadyExists"
-    }
-
-    /// RBAC or an admission plugin denies it.
-    pub fn is_forbidden(&self) -> bool {
-        self.status().is_some_and(|status| status.code == 403)
-    }
-
-    /// The API server does not take the object as it is.
-    pub fn is_invalid(&self) -> bool {
-        self.name() == "ApiServerInvalid"
-    }
-
-    /// Whether it was done is unknown.
-    pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Transport { .. })
-    }
-}
 
 /// What came of an apply.
 #[derive(Debug, Clone)]
@@ -234,20 +41,11 @@ impl<K> Applied<K> {
     }
 }
 
-/// What came of an eviction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evicted {
-    /// The pod is ending or gone.
-    Done,
-    /// A disruption budget keeps it, in the API server's words.
-    Refused(String),
-}
-
 /// The only door for writes to the API server. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    clients: Clients,
-    caches: Arc<Caches>,
+    pub(super) clients: Clients,
+    pub(super) caches: Arc<Caches>,
     witness: Arc<dyn Witness>,
     metrics: Arc<Metrics>,
     leading: watch::Receiver<bool>,
@@ -255,14 +53,18 @@ pub struct Writer {
 }
 
 /// What a call is about.
-struct Call {
+pub(super) struct Call {
     verb: Verb,
     action: &'static str,
     object: String,
 }
 
 impl Call {
-    fn new<K: Resource<DynamicType = ()>>(verb: Verb, namespace: &str, name: &str) -> Self {
+    pub(super) fn new<K: Resource<DynamicType = ()>>(
+        verb: Verb,
+        namespace: &str,
+        name: &str,
+    ) -> Self {
         let object = if namespace.is_empty() {
             name.to_owned()
         } else {
@@ -309,15 +111,6 @@ const STRICT: [ChildKind; 4] = [
     ChildKind::LimitRange,
     ChildKind::NetworkPolicy,
 ];
-
-/// The hash of what is applied, for [`SPEC_HASH`].
-fn spec_hash(intent: &Value, manager: Manager) -> String {
-    let mut hash = Sha256::new();
-    hash.update(manager.name());
-    // serde_json keeps the keys of a map in order, so that equal intents have equal text.
-    hash.update(intent.to_string());
-    hex(&hash.finalize()[..16])
-}
 
 impl Writer {
     /// A door. `leading` says whether this process may write now; `deadline` is for one call.
@@ -509,53 +302,6 @@ impl Writer {
         }
     }
 
-    /// Evicts a pod; disruption budgets are respected, nothing is repeated. One that is gone is a success.
-    ///
-    /// # Errors
-    /// See [`WriteError`].
-    pub async fn evict(&self, namespace: &str, pod: &str) -> Result<Evicted, WriteError> {
-        let call = Call::new::<Pod>(Verb::Evict, namespace, pod);
-        let api: Api<Pod> = Api::namespaced(self.clients.once.clone(), namespace);
-        match self
-            .call(&call, api.evict(pod, &EvictParams::default()))
-            .await
-        {
-            Ok(_) => Ok(Evicted::Done),
-            Err(error) if error.is_not_found() => Ok(Evicted::Done),
-            Err(WriteError::Refused { status, .. }) if status.code == 429 => {
-                Ok(Evicted::Refused(status.message))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Cordons a node, or lets it take pods again; without a call when the cache shows that it is so. One that is gone is a success.
-    ///
-    /// # Errors
-    /// See [`WriteError`].
-    pub async fn cordon(&self, node: &str, cordoned: bool) -> Result<(), WriteError> {
-        let known = self.caches.node(node);
-        if known.is_some_and(|known| known.view.unschedulable == cordoned) {
-            return Ok(());
-        }
-        let call = Call::new::<Node>(Verb::Patch, "", node);
-        let api: Api<Node> = Api::all(self.clients.patient.clone());
-        let params = PatchParams {
-            field_manager: Some(Manager::Nodes.name().to_owned()),
-            ..PatchParams::default()
-        };
-        let unschedulable = if cordoned { json!(true) } else { Value::Null };
-        let patch = Patch::Merge(json!({"spec": {"unschedulable": unschedulable}}));
-        match self.call(&call, api.patch(node, &params, &patch)).await {
-            Ok(node) => {
-                self.caches.wrote(&node);
-                Ok(())
-            }
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Adds a finalizer, if the object is still the version that was read. Returns the object as it then is.
     ///
     /// # Errors
@@ -635,18 +381,6 @@ impl Writer {
         self.call(&call, api.get_opt(name)).await
     }
 
-    /// The pods that are on a node, of any owner, as the API server has them now.
-    ///
-    /// # Errors
-    /// See [`WriteError`].
-    pub async fn pods_on(&self, node: &str) -> Result<Vec<Pod>, WriteError> {
-        let call = Call::new::<Pod>(Verb::List, "", node);
-        let api: Api<Pod> = Api::all(self.clients.patient.clone());
-        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        let list = self.call(&call, api.list(&params)).await?;
-        Ok(list.items)
-    }
-
     /// Every object of a kind as the API server has it now, by pages; managedFields are dropped.
     ///
     /// # Errors
@@ -672,7 +406,7 @@ impl Writer {
     }
 
     /// Makes a call: gate, witness, deadline, count.
-    async fn call<T>(
+    pub(super) async fn call<T>(
         &self,
         call: &Call,
         request: impl Future<Output = kube::Result<T>>,
@@ -728,48 +462,6 @@ impl Writer {
         }
         result
     }
-}
-
-/// An object as server-side apply takes it: with its type, without what only the server sets.
-fn intent_of<K: Object>(object: &K) -> Result<Value, String> {
-    let mut intent = serde_json::to_value(object).map_err(|error| error.to_string())?;
-    let Value::Object(fields) = &mut intent else {
-        return Err("it is no object".to_owned());
-    };
-    fields.insert("apiVersion".to_owned(), json!(K::api_version(&())));
-    fields.insert("kind".to_owned(), json!(K::kind(&())));
-    fields.remove("status");
-    if let Some(Value::Object(meta)) = fields.get_mut("metadata") {
-        for server in [
-            "managedFields",
-            "resourceVersion",
-            "uid",
-            "generation",
-            "creationTimestamp",
-        ] {
-            meta.remove(server);
-        }
-    }
-    Ok(intent)
-}
-
-fn status_intent<K: Object>(
-    namespace: &str,
-    name: &str,
-    status: &impl Serialize,
-    resource_version: Option<&str>,
-) -> Result<Value, String> {
-    let status = serde_json::to_value(status).map_err(|error| error.to_string())?;
-    let mut metadata = json!({"name": name});
-    if !namespace.is_empty() {
-        metadata["namespace"] = json!(namespace);
-    }
-    if let Some(version) = resource_version {
-        metadata["resourceVersion"] = json!(version);
-    }
-    Ok(json!({
-        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata, "status": status,
-    }))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use halo_crds::{FINALIZER, HaloTenant};
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use serde_json::json;
 
-use super::super::caches::How;
+use super::super::feed::How;
 use super::super::testing::{Asked, Fake, desk, status};
 use super::*;
 

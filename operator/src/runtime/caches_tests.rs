@@ -1,8 +1,12 @@
 //! What is kept of objects, and who hears of a change.
 
+use halo_crds::{HaloSubstrate, HaloTenant};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
+use super::super::feed::{How, Watched};
 use super::super::route::{Look, looks};
 use super::super::testing::caches;
 use super::*;

@@ -18,7 +18,7 @@ use super::lease::{Candidate, Decision, Record};
 use super::managers::Manager;
 use super::metrics::Metrics;
 use crate::context::Clock;
-use crate::settings::LeaseSettings;
+use crate::settings::{LeaseSettings, Settings};
 
 /// How an election ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,27 +73,24 @@ impl TryError {
 }
 
 impl Election {
-    /// A candidate named `me`. `client` must repeat nothing. `leading` tells the rest of the process.
+    /// The candidate that `settings` name. `client` must repeat nothing. `leading` tells the rest of the process.
     pub fn new(
         client: Client,
-        settings: LeaseSettings,
-        namespace: &str,
-        me: &str,
+        settings: &Settings,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         leading: watch::Sender<bool>,
-        deadline: Duration,
     ) -> Self {
-        metrics.leading(&settings.name, false);
+        let lease = settings.lease.clone();
+        metrics.leading(&lease.name, false);
+        // A call that takes longer leaves no time for another before the term's two thirds are over.
+        let call = settings.pace.api_timeout.min(lease.duration / 4);
         Self {
-            api: Api::namespaced(client, namespace),
-            namespace: namespace.to_owned(),
-            candidate: Candidate::new(me, settings.duration),
-            // A call that takes longer leaves no time for another before the term's two thirds are over.
-            call: deadline
-                .min(settings.duration / 4)
-                .max(Duration::from_millis(100)),
-            settings,
+            api: Api::namespaced(client, &settings.namespace),
+            namespace: settings.namespace.clone(),
+            candidate: Candidate::new(&settings.identity, lease.duration),
+            call: call.max(Duration::from_millis(100)),
+            settings: lease,
             clock,
             metrics,
             leading,
@@ -105,21 +102,13 @@ impl Election {
     pub async fn run(mut self, stop: CancellationToken) -> End {
         loop {
             let until = self.candidate.leads_until();
-            let lapse = async {
-                match until {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let step = async {
-                let outcome = self.step().await;
-                (outcome, self.settings.renew_every)
-            };
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => None,
-                () = lapse => Some(Err("the lease could not be renewed in time".to_owned())),
-                (outcome, _) = step => Some(outcome),
+                () = sleep_until(until) => {
+                    Some(Err("the lease could not be renewed in time".to_owned()))
+                }
+                outcome = self.step() => Some(outcome),
             };
             match outcome {
                 None => {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use super::super::testing::{Asked, Fake, status};
+use super::super::testing::{Asked, Fake, settings, status};
 use super::*;
 use crate::context::SystemClock;
 
@@ -57,20 +57,15 @@ struct One {
 fn candidate(fake: &Fake, me: &str) -> One {
     let (lead, leading) = watch::channel(false);
     let metrics = Arc::new(Metrics::new().unwrap());
-    let settings = LeaseSettings {
-        duration: Duration::from_secs(2),
-        renew_every: Duration::from_millis(100),
-        ..LeaseSettings::default()
-    };
+    let mut settings = settings(me);
+    settings.lease.duration = Duration::from_secs(2);
+    settings.lease.renew_every = Duration::from_millis(100);
     let election = Election::new(
         fake.clients().once,
-        settings,
-        "halo-system",
-        me,
+        &settings,
         Arc::new(SystemClock),
         metrics.clone(),
         lead,
-        Duration::from_secs(5),
     );
     let stop = CancellationToken::new();
     One {

@@ -2,16 +2,18 @@
 //!
 //! Every label is bounded: kinds, verbs, codes, types and zones by what there is, tenants by a count, the rest of them is `other`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use halo_cloud::aws::CallObserver;
 use halo_crds::status::Phase;
 use prometheus::{
-    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
 };
+
+use super::registry::{Bounded, COUNTS, LONG, Maker, OTHER, SHORT};
 
 /// Tenants that have labels of their own.
 const TENANTS: usize = 200;
@@ -19,8 +21,6 @@ const TENANTS: usize = 200;
 const CODES: usize = 100;
 /// Types and zones that have labels of their own.
 const TYPES: usize = 200;
-/// What the rest is called.
-const OTHER: &str = "other";
 
 /// A stage of a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,33 +76,6 @@ impl ReconcileResult {
     }
 }
 
-/// Values of a label that have one of their own; the rest is `other`.
-struct Bounded {
-    most: usize,
-    seen: Mutex<BTreeSet<String>>,
-}
-
-impl Bounded {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            seen: Mutex::default(),
-        }
-    }
-
-    fn label<'a>(&self, value: &'a str) -> &'a str {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.contains(value) {
-            return value;
-        }
-        if seen.len() >= self.most {
-            return OTHER;
-        }
-        seen.insert(value.to_owned());
-        value
-    }
-}
-
 /// Figures of one operator.
 pub struct Metrics {
     registry: Registry,
@@ -141,63 +114,6 @@ pub struct Metrics {
     codes: Bounded,
     types: Bounded,
 }
-
-/// Makes and registers metrics.
-struct Maker(Registry);
-
-impl Maker {
-    fn put<C: Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<C>,
-    ) -> prometheus::Result<C> {
-        let made = made?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn counter(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntCounterVec> {
-        self.put(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn sum(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
-        self.put(CounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.put(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        self.put(GaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histogram(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        buckets: &[f64],
-    ) -> prometheus::Result<HistogramVec> {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.put(HistogramVec::new(opts, labels))
-    }
-}
-
-/// From a millisecond to a minute and a half.
-const SHORT: [f64; 15] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0,
-];
-/// From a tenth of a second to half an hour.
-const LONG: [f64; 14] = [
-    0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
-];
-/// How many at once.
-const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0];
 
 impl Metrics {
     /// All figures, in a registry of their own.
@@ -560,68 +476,5 @@ fn phase_name(phase: Phase) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_carry_the_names_that_dashboards_know() {
-        let metrics = Metrics::new().unwrap();
-        metrics.controller("tenant", 4);
-        metrics.reconciled("tenant", ReconcileResult::Panic, Duration::from_millis(2));
-        metrics.queue("tenant").adds.inc();
-        metrics.leading("halo-operator", true);
-        metrics.api_request("PATCH", 409, Duration::ZERO);
-        metrics.api_request("GET", 0, Duration::ZERO);
-        metrics.observed("RunInstances", "RequestLimitExceeded", Duration::ZERO);
-        metrics.ice("r7iz.4xlarge", "us-east-2a");
-        metrics.wake_stage(WakeStage::Loaded, 12.0);
-        metrics.wake_stage(WakeStage::Loaded, f64::NAN);
-        metrics.used("acme", 60.0, 0.5);
-        let text = metrics.text().unwrap();
-        for line in [
-            r#"controller_runtime_reconcile_total{controller="tenant",result="error"} 1"#,
-            r#"controller_runtime_reconcile_total{controller="tenant",result="success"} 0"#,
-            r#"controller_runtime_reconcile_panics_total{controller="tenant"} 1"#,
-            r#"controller_runtime_max_concurrent_reconciles{controller="tenant"} 4"#,
-            r#"workqueue_adds_total{name="tenant"} 1"#,
-            r#"leader_election_master_status{name="halo-operator"} 1"#,
-            r#"rest_client_requests_total{code="409",method="PATCH"} 1"#,
-            r#"rest_client_requests_total{code="<error>",method="GET"} 1"#,
-            r#"halo_operator_cloud_requests_total{action="RunInstances",code="RequestLimitExceeded"} 1"#,
-            r#"halo_substrate_ice_total{instance_type="r7iz.4xlarge",zone="us-east-2a"} 1"#,
-            r#"halo_substrate_wake_stage_seconds_count{stage="loaded"} 1"#,
-            r#"halo_tenant_node_seconds_total{tenant="acme"} 60"#,
-            r#"halo_tenant_cost_usd_total{tenant="acme"} 0.5"#,
-            r#"halo_substrate_phase{phase="Asleep"} 0"#,
-        ] {
-            assert!(text.lines().any(|one| one == line), "{line}\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_substrate_is_in_one_phase() {
-        let metrics = Metrics::new().unwrap();
-        for phase in [
-            Some(Phase::Asleep),
-            Some(Phase::Waking),
-            Some(Phase::Waking),
-        ] {
-            metrics.phase("ns", "a", phase);
-        }
-        metrics.phase("ns", "b", Some(Phase::Waking));
-        metrics.phase("ns", "b", None);
-        let count = |phase| metrics.phases.with_label_values(&[phase]).get();
-        assert_eq!((count("Asleep"), count("Waking")), (0, 1));
-    }
-
-    #[test]
-    fn tenants_beyond_the_count_are_other() {
-        let metrics = Metrics::new().unwrap();
-        for number in 0..TENANTS + 5 {
-            metrics.used(&format!("tenant-{number}"), 1.0, 0.0);
-        }
-        metrics.used("tenant-0", 1.0, 0.0);
-        let of = |tenant| metrics.node_seconds.with_label_values(&[tenant]).get();
-        assert_eq!((of("tenant-0"), of(OTHER)), (2.0, 5.0));
-    }
-}
+#[path = "metrics_tests.rs"]
+mod tests;

@@ -5,11 +5,15 @@
 pub mod apply;
 pub mod backlog;
 pub mod caches;
+pub mod clients;
 pub mod controller;
 pub mod crd_check;
+pub mod drain;
 pub mod election;
 pub mod events;
+mod feed;
 pub mod http;
+mod intent;
 pub mod kinds;
 pub mod lease;
 pub mod managers;
@@ -18,9 +22,13 @@ pub mod operator;
 pub mod ownership;
 pub mod queue;
 pub mod records;
+mod registry;
 pub mod route;
 pub mod store;
+pub mod touched;
 pub mod watch;
+mod work;
+pub mod write_error;
 
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,6 @@
 //! An API server of a few lines for tests: it remembers what it was asked, and answers as the test says.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::apply::{Clients, Writer};
 use super::caches::{Caches, ContentKey};
 use super::metrics::Metrics;
 use crate::effect::{Effect, Witness};
+use crate::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
 
 /// What the server was asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,5 +155,23 @@ pub fn desk(fake: &Fake, deadline: Duration) -> Desk {
         metrics,
         witness,
         lead,
+    }
+}
+
+/// What an operator of this name is told.
+pub fn settings(identity: &str) -> Settings {
+    Settings {
+        cluster: "test".to_owned(),
+        join: ClusterJoin::default(),
+        region: "us-east-2".to_owned(),
+        namespace: "halo-system".to_owned(),
+        identity: identity.to_owned(),
+        substrate_image: "substrate".to_owned(),
+        gateway_pod_labels: BTreeMap::new(),
+        gateway_namespace: "halo-system".to_owned(),
+        concurrency: 4,
+        prices: BTreeMap::new(),
+        lease: LeaseSettings::default(),
+        pace: Pace::default(),
     }
 }

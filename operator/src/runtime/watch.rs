@@ -21,7 +21,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::caches::{Caches, How, OwnerKind, Touched, Watched};
+use super::caches::{Caches, OwnerKind, Touched};
+use super::feed::{How, Watched};
 use super::kinds::ChildKind;
 use super::metrics::Metrics;
 use super::records::MANAGED_BY;
@@ -38,6 +39,9 @@ pub type Route = Arc<dyn Fn(Touched) + Send + Sync>;
 
 /// One watch that runs.
 pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Who has to hear of an object that was taken, and its key if it does not parse.
+type Taken = (Option<Touched>, Option<ObjectKey>);
 
 /// What all watches share.
 #[derive(Clone)]
@@ -145,7 +149,7 @@ impl Shared {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
     {
-        Box::pin(self.clone().run_with::<PartialObjectMeta<K>>(
+        Box::pin(self.clone().run::<PartialObjectMeta<K>>(
             Watched::Child(kind),
             Some(selector),
             move |caches, object, how| (caches.take_child(kind, &object.metadata, how), None),
@@ -157,19 +161,7 @@ impl Shared {
         self,
         watched: Watched,
         selector: Option<String>,
-        take: fn(&Caches, &K, How) -> (Option<Touched>, Option<ObjectKey>),
-        lose: fn(&Caches, &K) -> Touched,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
-        self.run_with::<K>(watched, selector, take, lose).await;
-    }
-
-    async fn run_with<K>(
-        self,
-        watched: Watched,
-        selector: Option<String>,
-        take: impl Fn(&Caches, &K, How) -> (Option<Touched>, Option<ObjectKey>) + Send,
+        take: impl Fn(&Caches, &K, How) -> Taken + Send,
         lose: impl Fn(&Caches, &K) -> Touched + Send,
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
