@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
+mod deletion;
+mod existing_pool;
 mod support;
+mod tenant;
 mod wake_and_sleep;

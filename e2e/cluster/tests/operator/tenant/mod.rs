@@ -1,5 +1,7 @@
 //! HaloTenant on a real API server: made, kept, mended, adopted, refused, ended.
 
+mod bench;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::bench::Bench;
+use self::bench::Bench;
 
 const SOON: Duration = Duration::from_secs(30);
 
