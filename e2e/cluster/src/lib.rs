@@ -25,6 +25,7 @@
 )]
 
 mod access;
+mod arguments;
 mod assets;
 mod audit;
 mod clients;
