@@ -41,6 +41,8 @@ pub struct Election {
     call: Duration,
     /// The lease as it was last read or written.
     known: Option<Lease>,
+    /// When another's lease lapses, or a failure is tried again, if that is before the next look.
+    sooner: Option<Instant>,
 }
 
 /// Why a try brought nothing.
@@ -95,6 +97,7 @@ impl Election {
             metrics,
             leading,
             known: None,
+            sooner: None,
         }
     }
 
@@ -119,7 +122,8 @@ impl Election {
                 Some(Ok(())) => {}
             }
             let until = self.candidate.leads_until();
-            let pause = tokio::time::sleep(self.settings.renew_every);
+            let next = Instant::now() + self.settings.renew_every;
+            let next = self.sooner.take().map_or(next, |sooner| next.min(sooner));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -129,7 +133,7 @@ impl Election {
                 () = sleep_until(until) => {
                     return self.end("the lease could not be renewed in time".to_owned());
                 }
-                () = pause => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -170,6 +174,7 @@ impl Election {
             Err(error) => {
                 // What is known may be out of date.
                 self.known = None;
+                self.sooner = Some(Instant::now() + self.settings.renew_every / 3);
                 tracing::warn!(lease = self.settings.name, %error, "the lease cannot be read or written");
                 Ok(())
             }
@@ -188,7 +193,10 @@ impl Election {
         let record = self.known.as_ref().map(record_of);
         let asked = Instant::now();
         let written = match self.candidate.look(record.as_ref(), asked) {
-            Decision::Wait(_) => return Ok(None),
+            Decision::Wait(lapses) => {
+                self.sooner = Some(lapses);
+                return Ok(None);
+            }
             Decision::Create => self.write(None, true).await,
             Decision::Take => {
                 let known = self.known.clone();
@@ -287,8 +295,28 @@ impl Election {
         let led = self.candidate.leads_until().is_some();
         self.candidate.lost();
         self.tell(false);
-        let Some(lease) = self.known.take().filter(|_| led) else {
+        let known = self.known.take();
+        if !led {
             return;
+        }
+        let given = match self.give_back(known).await {
+            // A renewal was on its way when the end was asked for.
+            Err(error) if error.is_conflict() => match self.read().await {
+                Ok(lease) => self.give_back(lease).await,
+                Err(error) => Err(error),
+            },
+            given => given,
+        };
+        if let Err(error) = given {
+            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
+        }
+    }
+
+    /// Writes that nobody holds the lease, if it is this candidate's.
+    async fn give_back(&self, lease: Option<Lease>) -> Result<(), TryError> {
+        let mine = |lease: &Lease| record_of(lease).holder == self.candidate.me();
+        let Some(lease) = lease.filter(mine) else {
+            return Ok(());
         };
         let spec = LeaseSpec {
             holder_identity: Some(String::new()),
@@ -296,9 +324,7 @@ impl Election {
             renew_time: Some(MicroTime(self.clock.now())),
             ..lease.spec.clone().unwrap_or_default()
         };
-        if let Err(error) = self.put(Some(lease), spec).await {
-            tracing::warn!(%error, "the lease could not be given back; it lapses by itself");
-        }
+        self.put(Some(lease), spec).await.map(drop)
     }
 
     async fn timed<T>(
