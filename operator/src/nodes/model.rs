@@ -190,7 +190,7 @@ impl World {
     }
 
     fn mischief(&mut self) {
-        if self.dice.once_in(8) {
+        if self.dice.once_in(3) {
             self.image += 1;
         }
         if self.dice.once_in(12) && !self.nodes.is_empty() {
@@ -226,6 +226,12 @@ impl World {
     pub fn be_kind(&mut self) {
         self.unkind = false;
         self.without.clear();
+        for machine in &mut self.machines {
+            machine.visible_at = self.now;
+        }
+        for (_, _, visible_at) in &mut self.volumes {
+            *visible_at = self.now;
+        }
     }
 
     fn change(&mut self, index: usize, state: InstanceState) {
@@ -251,7 +257,7 @@ impl World {
             return Outcome::Failed(error(failures[which]));
         }
         let outcome = self.effect(slots, action);
-        if self.unkind && self.dice.once_in(6) {
+        if self.unkind && self.dice.once_in(3) {
             return Outcome::Failed(error(Failure::Unreachable));
         }
         outcome
@@ -398,7 +404,7 @@ impl World {
         }
         let registers = !(self.unkind && self.dice.once_in(8));
         let lag = if self.unkind {
-            self.dice.below(6) as i64
+            self.dice.below(50) as i64
         } else {
             0
         };
@@ -422,7 +428,7 @@ impl World {
         let mut volume = super::testing::volume(slot.slot, &slot.zone, VolumeState::Creating);
         volume.id = VolumeId(format!("vol-{}", self.ids));
         let lag = if self.unkind {
-            self.dice.below(4) as i64
+            self.dice.below(50) as i64
         } else {
             0
         };

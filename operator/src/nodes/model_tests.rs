@@ -59,7 +59,7 @@ fn pools_come_to_rest_and_leave_nothing() {
         let mut world = World::new(seed + 1);
         let mut operator = Operator::new(random_scene(&mut dice));
         let max = operator.scene.spec.max_nodes;
-        for _ in 0..60 {
+        for _ in 0..100 {
             if dice.once_in(4) {
                 operator.scene.wanted = dice.below(u64::from(max) + 1) as u32;
             }
@@ -67,7 +67,8 @@ fn pools_come_to_rest_and_leave_nothing() {
                 operator.scene.template = format!("{TEMPLATE}{}", dice.below(3));
             }
             let wanted = operator.scene.wanted as usize;
-            world.pass(1 + dice.below(20) as i64, wanted);
+            let longest = if dice.once_in(4) { 30 } else { 4 };
+            world.pass(1 + dice.below(longest) as i64, wanted);
             let crash = dice.once_in(3).then(|| dice.below(6));
             operator.reconcile(&mut world, crash);
             world.check(max, seed);

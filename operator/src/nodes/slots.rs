@@ -269,6 +269,8 @@ fn drive_slot(work: &mut Work<'_>, index: usize) {
         } else if let Some(until) = work.waits_until() {
             work.block_on_wait(until);
         } else {
+            // From the last time it is asked for, a lost answer may have been a launch that does not show yet.
+            work.plan.slots[index].since = stamp(now);
             work.plan.actions.push(NodeAction::Launch { slot: number });
         }
         return;
