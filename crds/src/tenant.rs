@@ -27,7 +27,7 @@ use crate::status::HaloTenantStatus;
     printcolumn(name = "Why", type_ = "string", json_path = ".status.why"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("has(self.spec.tenantId) || self.metadata.name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message("the name is also the tenant id: use lower-case letters, digits and hyphens, or set spec.tenantId"),
-    validation = Rule::new("has(self.spec.tenantId) || size(self.metadata.name) <= 63").message("the name is also the tenant id: use at most 63 characters, or set spec.tenantId"),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("the name is also a label of everything that the tenant has: use at most 63 characters"),
     validation = Rule::new("has(self.spec.__namespace__) || size(has(self.spec.tenantId) ? self.spec.tenantId : self.metadata.name) <= 58").message("a tenant id longer than 58 characters makes no namespace name: set spec.namespace"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -62,7 +62,7 @@ fn tenant_rules() -> Vec<Bad> {
         bad(
             Tenant,
             json!({"metadata": {"name": long}, "spec": {"namespace": "short"}}),
-            "the name is also the tenant id: use at most 63 characters, or set spec.tenantId",
+            "the name is also a label of everything that the tenant has: use at most 63 characters",
         ),
         bad(
             Tenant,
