@@ -4,6 +4,8 @@
 
 mod deletion;
 mod existing_pool;
+mod isolation;
+mod keys;
 mod support;
 mod tenant;
 mod wake_and_sleep;

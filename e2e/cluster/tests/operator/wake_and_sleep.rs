@@ -6,11 +6,10 @@ use halo_aws_emulator::{CapacityRule, InstanceState, VolumeState};
 use halo_crds::HaloSubstrate;
 use halo_crds::status::{NodeState, Phase};
 use halo_e2e_cluster::eventually;
-use kube::ResourceExt as _;
 use serde_json::json;
 
 use crate::support::objects::{self, NAMESPACE, SUBSTRATE, TENANT, TYPES, with};
-use crate::support::{DEADLINE, Setup, World, assert_words, repository};
+use crate::support::{DEADLINE, World, assert_words, repository};
 
 /// Longer than any `idleAfter` of these tests.
 const LONG: Duration = Duration::from_secs(3600);
@@ -87,9 +86,10 @@ async fn the_example_wakes_and_sleeps() {
     assert_eq!(tag("tenant"), Some(TENANT));
     assert_eq!(tag("slot"), Some("0"));
     let volumes = world.volumes();
+    // The root volume ends with its instance, and has no zone in its tags.
     let data = volumes
         .iter()
-        .find(|one| one.tags.contains_key("halo.howdify.io/slot"));
+        .find(|one| one.tags.contains_key("halo.howdify.io/zone"));
     let data = data.unwrap();
     assert_eq!((data.size, data.throughput), (80, Some(1000)));
     assert_eq!(data.snapshot.as_deref(), Some("snap-0a1b2c3d4e5f60001"));
@@ -109,16 +109,18 @@ async fn the_example_wakes_and_sleeps() {
     let text = world
         .kubectl(&["describe", "hs", SUBSTRATE, "-n", NAMESPACE])
         .await;
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
-        "Instance Type:   r7iz.4xlarge",
-        "Zone:            us-east-2a",
+        "Instance Type: r7iz.4xlarge",
+        "Zone: us-east-2a",
+        "State: Ready",
         &instance.id,
         "a pod answers",
         "nothing stands in the way",
         "Launched",
         "there is demand",
     ] {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        assert!(flat.contains(part), "{part:?} is not in:\n{text}");
     }
 
     // The gateway has nothing any more: after idleAfter pods, then the node, go. The volume stays.
@@ -176,4 +178,239 @@ async fn the_example_wakes_and_sleeps() {
     world.event(SUBSTRATE, "Draining").await;
     world.event(SUBSTRATE, "Asleep").await;
     operator.stop().await;
+}
+
+/// A substrate that stops its instances and keeps weights on a volume.
+fn stopping() -> serde_json::Value {
+    with(
+        objects::substrate("acme", "demo"),
+        json!({"spec": {
+            "model": {"image": null, "node": {"path": "/mnt/halo/demo"}},
+            "nodePool": {"ec2": {"idlePolicy": "Stop", "dataVolume": {"sizeGib": 20}}},
+        }}),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_stops_is_started_again() {
+    let world = World::start().await;
+    let _operator = world.operator().await;
+    world.tenant_with_substrate("acme", stopping()).await;
+    let gateway = world.gateway("gateway-0");
+
+    gateway.asks("halo-acme", "demo", 1).await;
+    let awake = world.phase("halo-acme", "demo", Phase::Awake).await;
+    let first = awake.status.unwrap().nodes[0].clone();
+    let instance = first.instance.clone().unwrap();
+
+    gateway.is_idle_for("halo-acme", "demo", LONG).await;
+    let asleep = world.phase("halo-acme", "demo", Phase::Asleep).await;
+    let status = asleep.status.as_ref().unwrap();
+    assert_eq!(status.nodes[0].state, NodeState::Stopped);
+    assert_eq!(status.node_count.as_deref(), Some("0/0"));
+    assert_eq!(
+        world.emulator.instance(&instance).unwrap().state,
+        InstanceState::Stopped
+    );
+    // A node that is stopped is no node: what stays would pass for a ready one.
+    eventually(DEADLINE, || async {
+        match world.pool_nodes().await.len() {
+            0 => Ok(()),
+            left => Err(format!("{left} nodes")),
+        }
+    })
+    .await;
+
+    // The same instance and the same volume, by no new launch.
+    gateway.asks("halo-acme", "demo", 1).await;
+    let awake = world.phase("halo-acme", "demo", Phase::Awake).await;
+    let again = awake.status.unwrap().nodes[0].clone();
+    assert_eq!(again.instance.as_ref(), Some(&instance));
+    assert_eq!(again.volume, first.volume);
+    assert_eq!(again.attempt, first.attempt);
+    assert_eq!(world.launches(), 1);
+    let data = world.volumes();
+    let data: Vec<_> = data
+        .iter()
+        .filter(|one| one.tags.contains_key("halo.howdify.io/zone"))
+        .collect();
+    assert_eq!(data.len(), 1);
+    assert_eq!(Some(&data[0].id), first.volume.as_ref());
+    assert_eq!(
+        data[0].attachment.as_ref().map(|on| &on.instance),
+        Some(&instance)
+    );
+    assert_eq!(world.emulator.calls_of("CreateVolume").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_capacity_it_moves_on_says_so_and_recovers() {
+    let world = World::start().await;
+    let operator = world.operator().await;
+    let [(zone_a, _), (zone_b, _)] = objects::SUBNETS;
+    let [first, second] = TYPES;
+    world
+        .emulator
+        .set_capacity(CapacityRule::of(first, zone_a).slots(0));
+    world
+        .tenant_with_substrate("acme", objects::substrate("acme", "demo"))
+        .await;
+    let gateway = world.gateway("gateway-0");
+
+    // None in the first zone: the preferred type in the next.
+    gateway.asks("halo-acme", "demo", 1).await;
+    let awake = world.phase("halo-acme", "demo", Phase::Awake).await;
+    let slot = awake.status.unwrap().nodes[0].clone();
+    assert_eq!(
+        (slot.instance_type.as_str(), slot.zone.as_str()),
+        (first, zone_b)
+    );
+    gateway.is_idle_for("halo-acme", "demo", LONG).await;
+    world.phase("halo-acme", "demo", Phase::Asleep).await;
+
+    // None anywhere: it says so, and when it tries again.
+    for instance_type in [first, second] {
+        for zone in [zone_a, zone_b] {
+            world
+                .emulator
+                .set_capacity(CapacityRule::of(instance_type, zone).slots(0));
+        }
+    }
+    gateway.asks("halo-acme", "demo", 1).await;
+    let blocked = world
+        .substrate_says(
+            "halo-acme",
+            "demo",
+            "Blocked",
+            "True",
+            "InsufficientCapacity",
+        )
+        .await;
+    assert_words(
+        &blocked,
+        &[
+            "InsufficientInstanceCapacity",
+            first,
+            second,
+            zone_a,
+            zone_b,
+            "next try",
+        ],
+    );
+    let substrate = world
+        .substrate_is("halo-acme", "demo", |s| {
+            s.status.as_ref().unwrap().next_attempt.is_some()
+        })
+        .await;
+    assert!(why(&substrate).contains("next try"), "{}", why(&substrate));
+    let table = world.kubectl(&["get", "hs", "-n", "halo-acme"]).await;
+    assert!(
+        table.contains("Waking") && table.contains("no capacity"),
+        "{table}"
+    );
+    world.event("demo", "InsufficientCapacity").await;
+
+    // Some comes back in the last place of all.
+    world
+        .emulator
+        .set_capacity(CapacityRule::of(second, zone_b).slots(1));
+    let awake = world.phase("halo-acme", "demo", Phase::Awake).await;
+    let slot = awake.status.unwrap().nodes[0].clone();
+    assert_eq!(
+        (slot.instance_type.as_str(), slot.zone.as_str()),
+        (second, zone_b)
+    );
+    world
+        .substrate_says("halo-acme", "demo", "Blocked", "False", "NotBlocked")
+        .await;
+    let figures = operator.figures().await;
+    let counted = figures.lines().any(|line| {
+        line.starts_with("halo_substrate_ice_total")
+            && line.contains(first)
+            && line.contains(zone_a)
+    });
+    assert!(counted, "{figures}");
+    world.assert_no_double_launch();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_that_arrives_while_it_drains_keeps_the_node() {
+    let world = World::start().await;
+    let _operator = world.operator().await;
+    world
+        .tenant_with_substrate("acme", objects::substrate("acme", "demo"))
+        .await;
+    let gateway = world.gateway("gateway-0");
+    gateway.asks("halo-acme", "demo", 1).await;
+    world.phase("halo-acme", "demo", Phase::Awake).await;
+    let before = world.living();
+
+    let held = world.machines.hold_pod_ends("halo-acme/demo");
+    gateway.is_idle_for("halo-acme", "demo", LONG).await;
+    let draining = world.phase("halo-acme", "demo", Phase::Draining).await;
+    assert_eq!(draining.status.as_ref().unwrap().replicas, 0);
+    gateway.asks("halo-acme", "demo", 1).await;
+    world.phase("halo-acme", "demo", Phase::Waking).await;
+    drop(held);
+    let awake = world.phase("halo-acme", "demo", Phase::Awake).await;
+    assert_eq!(awake.status.unwrap().attempts, 1);
+    assert_eq!(world.launches(), 1);
+    let after = world.living();
+    assert_eq!(before[0].id, after[0].id);
+    let nodes = world.pool_nodes().await;
+    let cordoned = |node: &k8s_openapi::api::core::v1::Node| {
+        node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
+    };
+    assert!(!nodes.iter().any(cordoned));
+    assert!(world.emulator.calls_of("TerminateInstances").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_demand_brings_more_pods_each_on_its_own_node() {
+    let world = World::start().await;
+    let _operator = world.operator().await;
+    let substrate = with(
+        objects::substrate("acme", "demo"),
+        json!({"spec": {"scaling": {"max": 2, "sessionsPerPod": 4}, "nodePool": {"ec2": {"maxNodes": 2}}}}),
+    );
+    world.tenant_with_substrate("acme", substrate).await;
+    let (one, two) = (world.gateway("gateway-0"), world.gateway("gateway-1"));
+
+    // The demand of all gateways counts together.
+    one.asks("halo-acme", "demo", 3).await;
+    two.asks("halo-acme", "demo", 3).await;
+    world
+        .substrate_is("halo-acme", "demo", |s| {
+            s.status.as_ref().unwrap().ready_replicas == 2
+        })
+        .await;
+    let pods = world.pods("halo-acme", "demo").await;
+    let places: std::collections::BTreeSet<_> = pods
+        .iter()
+        .map(|pod| pod.spec.as_ref().unwrap().node_name.clone())
+        .collect();
+    assert_eq!((pods.len(), places.len()), (2, 2));
+    assert_eq!(world.living().len(), 2);
+
+    // One of them is enough again: a pod and its node go after a while, and it answers all the time.
+    two.leaves("halo-acme", "demo").await;
+    world
+        .substrate_is("halo-acme", "demo", |s| {
+            s.status.as_ref().unwrap().surplus_since.is_some()
+        })
+        .await;
+    world.clock.forward(Duration::from_secs(60));
+    one.asks("halo-acme", "demo", 2).await;
+    world
+        .substrate_is("halo-acme", "demo", |s| {
+            let status = s.status.as_ref().unwrap();
+            assert_eq!(status.phase, Some(Phase::Awake));
+            assert!(status.ready_replicas > 0);
+            status.nodes.len() == 1 && status.replicas == 1
+        })
+        .await;
+    world
+        .cloud_is("one instance", |view| view.state.living().count() == 1)
+        .await;
+    world.assert_no_double_launch();
 }

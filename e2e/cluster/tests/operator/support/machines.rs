@@ -20,7 +20,7 @@ pub struct Machines {
 }
 
 /// Names of nodes by instance, as they were last booted.
-type Names = Arc<Mutex<BTreeMap<String, String>>>;
+pub type Names = Arc<Mutex<BTreeMap<String, String>>>;
 
 impl Drop for Machines {
     fn drop(&mut self) {
@@ -48,6 +48,11 @@ impl Machines {
     pub fn node_of(&self, instance: &str) -> Option<String> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.get(instance).cloned()
+    }
+
+    /// Names of nodes by instance, as they come to be.
+    pub fn names(&self) -> Names {
+        self.names.clone()
     }
 
     /// Instances boot, and none registers as a node until the result is dropped.

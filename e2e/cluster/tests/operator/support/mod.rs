@@ -28,7 +28,7 @@ use kube::Client;
 pub use clock::ShiftedClock;
 pub use gateway::Gateway;
 pub use look::{a_while, assert_words};
-pub use machines::Machines;
+pub use machines::{Machines, Names};
 pub use process::{Launch, Process};
 pub use witness::{Halt, Recorder, Seen};
 
@@ -71,6 +71,8 @@ impl Default for Setup {
         Self {
             options: Options {
                 crds: halo_crds::all(),
+                // A claim that is seen before its volume waits for the next round, by default 15 s later.
+                controller_flags: vec!["--pvclaimbinder-sync-period=1s".to_owned()],
                 ..Options::full()
             },
             cloud: cloud(),
@@ -233,15 +235,8 @@ impl World {
         let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n");
         self.kubectl_with(&["apply", "-f", "-"], &namespace).await;
         let rights = repository().join("operator/rbac.yaml");
-        if rights.exists() {
-            self.kubectl(&["apply", "-f", &rights.display().to_string()])
-                .await;
-        } else {
-            let user = format!("--user={OPERATOR}");
-            let binding = ["create", "clusterrolebinding", "halo-operator"];
-            let role = ["--clusterrole=cluster-admin", user.as_str()];
-            self.kubectl(&[&binding[..], &role[..]].concat()).await;
-        }
+        self.kubectl(&["apply", "-f", &rights.display().to_string()])
+            .await;
     }
 }
 

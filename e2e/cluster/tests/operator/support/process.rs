@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use halo_cloud::aws::{AwsCloud, AwsSecrets, AwsSession, AwsSettings, Pace, Paces, Timing};
 use halo_operator::context::Context;
+use halo_operator::effect::Witness;
 use halo_operator::runtime::metrics::Metrics;
 use halo_operator::runtime::operator::{Ended, Handle, Operator, Parts, StartError};
 use halo_operator::settings::Settings;
@@ -25,6 +26,10 @@ pub struct Launch {
     pub change: Option<Box<dyn FnOnce(&mut Settings) + Send>>,
     /// Who it is at the API server, instead of the operator's service account.
     pub user: Option<String>,
+    /// Sees every effect instead of `witness`.
+    pub seer: Option<Arc<dyn Witness>>,
+    /// Where it reaches the API server, instead of at the API server itself.
+    pub through: Option<SocketAddr>,
 }
 
 impl Launch {
@@ -68,7 +73,10 @@ impl Process {
             "system:serviceaccounts",
             "system:serviceaccounts:halo-system",
         ];
-        let kube = world.plane.config_as(user, &groups).await.unwrap();
+        let mut kube = world.plane.config_as(user, &groups).await.unwrap();
+        if let Some(address) = launch.through {
+            kube.cluster_url = format!("https://{address}").parse().unwrap();
+        }
         let mut settings = world.settings.clone();
         if let Some(identity) = launch.identity {
             settings.identity = identity;
@@ -83,7 +91,8 @@ impl Process {
             .enable_all()
             .build()
             .unwrap();
-        let (url, clock, seer) = (world.emulator.url(), world.clock.clone(), witness.clone());
+        let seer = launch.seer.unwrap_or_else(|| witness.clone());
+        let (url, clock) = (world.emulator.url(), world.clock.clone());
         let start = runtime.spawn(async move {
             let metrics = Arc::new(Metrics::new().unwrap());
             let session = AwsSession::with_credentials(
