@@ -65,9 +65,13 @@ pub trait Cloud: Send + Sync {
     /// The image id that an image names: itself, or what a public parameter says today. Answers are remembered for a day.
     async fn resolve_image(&self, image: &Image) -> Result<String, CloudError>;
 
-    /// Asks, without doing it, whether this process may do what a pool needs; the names of the IAM actions that are denied.
-    async fn missing_permissions(&self, request: &LaunchRequest)
-    -> Result<Vec<String>, CloudError>;
+    /// Asks, without doing it, whether this process may do what a pool needs; the names of the IAM actions that are denied. What may be
+    /// done to instances is asked about `instance` only: a policy may permit it for those with a tag.
+    async fn missing_permissions(
+        &self,
+        request: &LaunchRequest,
+        instance: Option<&InstanceId>,
+    ) -> Result<Vec<String>, CloudError>;
 }
 
 /// Secret parameters.

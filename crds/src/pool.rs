@@ -225,8 +225,9 @@ pub struct DataVolume {
     #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9._-]+)+$')").message("the mount path is absolute, such as /mnt/halo"))]
     pub mount_path: String,
 
-    /// What becomes of the volumes when the substrate is deleted.
+    /// What becomes of the volumes when the substrate is deleted. Cannot change: each volume carries it.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("deletionPolicy cannot change, as each volume carries it: create another HaloSubstrate"))]
     pub deletion_policy: VolumeDeletionPolicy,
 }
 

@@ -103,6 +103,14 @@ pub struct RunArgs {
     #[arg(long = "price", env = "HALO_PRICES", value_name = "TYPE=USD", value_delimiter = ',', value_parser = price)]
     prices: Vec<(String, f64)>,
 
+    /// RunInstances calls that may be made at once; EC2 gives an account five unless it was raised
+    #[arg(long, env = "HALO_LAUNCH_BURST", value_name = "COUNT", default_value_t = 5.0, value_parser = pace)]
+    launch_burst: f64,
+
+    /// RunInstances calls a second after those; EC2 gives an account two unless it was raised
+    #[arg(long, env = "HALO_LAUNCH_RATE", value_name = "PER_SECOND", default_value_t = 2.0, value_parser = pace)]
+    launch_rate: f64,
+
     /// The name of the Lease
     #[arg(
         long,
@@ -152,6 +160,16 @@ fn price(text: &str) -> Result<(String, f64), String> {
     }
 }
 
+/// A budget of calls.
+fn pace(text: &str) -> Result<f64, String> {
+    let calls: f64 = text.parse().map_err(|_| "write a number".to_owned())?;
+    if (0.1..=10_000.0).contains(&calls) {
+        Ok(calls)
+    } else {
+        Err("at least 0.1 and at most 10000".to_owned())
+    }
+}
+
 /// A time of at least a second.
 fn lease_time(text: &str) -> Result<Period, String> {
     let time: Period = text
@@ -175,6 +193,10 @@ impl RunArgs {
         let mut settings = AwsSettings::new(&self.region, &self.cluster);
         settings.ec2_endpoint.clone_from(&self.ec2_endpoint);
         settings.ssm_endpoint.clone_from(&self.ssm_endpoint);
+        settings.paces.run = halo_cloud::aws::Pace {
+            burst: self.launch_burst,
+            per_second: self.launch_rate,
+        };
         settings
     }
 
@@ -227,7 +249,7 @@ mod tests {
         run: RunArgs,
     }
 
-    fn parse(more: &[&str]) -> Result<Settings, String> {
+    fn flags(more: &[&str]) -> Result<RunArgs, String> {
         let required = [
             "x",
             "--cluster",
@@ -237,9 +259,26 @@ mod tests {
             "--substrate-image",
             "i",
         ];
-        let flags = Flags::try_parse_from(required.iter().chain(more))
-            .map_err(|error| error.to_string())?;
-        flags.run.settings(7).map_err(|error| error.to_string())
+        let flags = Flags::try_parse_from(required.iter().chain(more));
+        flags
+            .map(|flags| flags.run)
+            .map_err(|error| error.to_string())
+    }
+
+    fn parse(more: &[&str]) -> Result<Settings, String> {
+        let run = flags(more)?;
+        run.settings(7).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn launches_are_as_many_as_ec2_allows_unless_told_otherwise() {
+        let pace = |more: &[&str]| {
+            let run = flags(more).unwrap().aws().paces.run;
+            (run.burst, run.per_second)
+        };
+        assert_eq!(pace(&[]), (5.0, 2.0));
+        let raised = ["--launch-burst", "100", "--launch-rate", "20.5"];
+        assert_eq!(pace(&raised), (100.0, 20.5));
     }
 
     #[test]
@@ -274,6 +313,9 @@ mod tests {
             (vec!["--lease-renew", "0s"], "at least 1s"),
             (vec!["--lease-renew", "5s"], "at most a quarter"),
             (vec!["--concurrency", "0"], "1..=256"),
+            (vec!["--launch-burst", "0"], "at least 0.1"),
+            (vec!["--launch-rate", "NaN"], "at least 0.1"),
+            (vec!["--launch-rate", "two"], "write a number"),
         ] {
             let error = parse(&flags).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -12,7 +12,6 @@ pub(super) enum Action {
     DescribeVolumes,
     AttachVolume,
     DeleteVolume,
-    CreateTags,
     GetParameter,
 }
 
@@ -51,7 +50,6 @@ impl Action {
             Self::DescribeVolumes => "DescribeVolumes",
             Self::AttachVolume => "AttachVolume",
             Self::DeleteVolume => "DeleteVolume",
-            Self::CreateTags => "CreateTags",
             Self::GetParameter => "GetParameter",
         }
     }
@@ -68,7 +66,6 @@ impl Action {
             Self::DescribeVolumes => "ec2:DescribeVolumes",
             Self::AttachVolume => "ec2:AttachVolume",
             Self::DeleteVolume => "ec2:DeleteVolume",
-            Self::CreateTags => "ec2:CreateTags",
             Self::GetParameter => "ssm:GetParameter",
         }
     }
@@ -83,8 +80,7 @@ impl Action {
             | Self::TerminateInstances
             | Self::CreateVolume
             | Self::AttachVolume
-            | Self::DeleteVolume
-            | Self::CreateTags => Class::Mutate,
+            | Self::DeleteVolume => Class::Mutate,
         }
     }
 

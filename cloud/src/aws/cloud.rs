@@ -198,8 +198,9 @@ impl Cloud for AwsCloud {
     async fn missing_permissions(
         &self,
         request: &LaunchRequest,
+        instance: Option<&InstanceId>,
     ) -> Result<Vec<String>, CloudError> {
-        permissions::missing(&self.session, request).await
+        permissions::missing(&self.session, request, instance).await
     }
 }
 

@@ -1,8 +1,7 @@
 //! Whether this process may do what a pool needs, asked with `DryRun`.
 //!
 //! EC2 answers `DryRunOperation` to what it would have done and `UnauthorizedOperation` to what it would have refused. Actions on
-//! something that exists are asked about something that does not: "not found" is said only to who may look. A policy that permits
-//! them only for tagged resources cannot be asked like this and is reported as missing.
+//! instances are asked about one of our own: a policy that permits them for tagged ones refuses them for one that does not exist.
 
 use futures_util::future::try_join_all;
 
@@ -12,7 +11,7 @@ use super::form::Form;
 use super::requests;
 use super::session::AwsSession;
 use super::words;
-use crate::{CloudError, Failure, LaunchRequest, NewVolume, Tags};
+use crate::{CloudError, Failure, InstanceId, LaunchRequest, NewVolume};
 
 /// Ids of the right form that are never given out.
 const NO_INSTANCE: &str = "i-00000000000000000";
@@ -22,8 +21,9 @@ const NO_VOLUME: &str = "vol-00000000000000000";
 pub(super) async fn missing(
     session: &AwsSession,
     request: &LaunchRequest,
+    instance: Option<&InstanceId>,
 ) -> Result<Vec<String>, CloudError> {
-    let questions = questions(request, session.region());
+    let questions = questions(request, instance, session.region());
     let answers = questions
         .into_iter()
         .map(|(action, form)| async move { ask(session, action, form).await });
@@ -34,13 +34,11 @@ pub(super) async fn missing(
 }
 
 /// What is asked. Lists are asked for real, about nothing.
-fn questions(request: &LaunchRequest, region: &str) -> Vec<(Action, Form)> {
-    let of_instances = |action| {
-        (
-            action,
-            requests::dry(requests::of_instances(action, &[NO_INSTANCE.to_owned()])),
-        )
-    };
+fn questions(
+    request: &LaunchRequest,
+    instance: Option<&InstanceId>,
+    region: &str,
+) -> Vec<(Action, Form)> {
     let volume = NewVolume {
         client_token: request.client_token.clone(),
         zone: format!("{region}a"),
@@ -51,34 +49,27 @@ fn questions(request: &LaunchRequest, region: &str) -> Vec<(Action, Form)> {
         kms_key: request.root_volume.kms_key.clone(),
         tags: request.tags.clone(),
     };
-    let mut tags = request.tags.clone();
-    if tags.is_empty() {
-        tags = Tags::from([("Name".to_owned(), "halo".to_owned())]);
-    }
     let no_such = |name: &str, id: &str| [(name.to_owned(), id.to_owned())];
-    vec![
+    let of_instance = instance.into_iter().flat_map(|instance| {
+        let ends = [
+            Action::StartInstances,
+            Action::StopInstances,
+            Action::TerminateInstances,
+        ];
+        ends.map(|action| {
+            let form = requests::of_instances(action, std::slice::from_ref(&instance.0));
+            (action, requests::dry(form))
+        })
+    });
+    let without = [
+        // With its tags: whether ec2:CreateTags is permitted with it is asked as well.
         (
             Action::RunInstances,
             requests::dry(requests::run_instances(request)),
         ),
-        of_instances(Action::StartInstances),
-        of_instances(Action::StopInstances),
-        of_instances(Action::TerminateInstances),
         (
             Action::CreateVolume,
             requests::dry(requests::create_volume(&volume)),
-        ),
-        (
-            Action::AttachVolume,
-            requests::dry(requests::attach_volume(NO_VOLUME, NO_INSTANCE, "/dev/sdf")),
-        ),
-        (
-            Action::DeleteVolume,
-            requests::dry(requests::delete_volume(NO_VOLUME)),
-        ),
-        (
-            Action::CreateTags,
-            requests::dry(requests::create_tags(NO_INSTANCE, &tags)),
         ),
         (
             Action::DescribeInstances,
@@ -88,7 +79,8 @@ fn questions(request: &LaunchRequest, region: &str) -> Vec<(Action, Form)> {
             Action::DescribeVolumes,
             requests::describe_volumes(&no_such("volume-id", NO_VOLUME), None),
         ),
-    ]
+    ];
+    without.into_iter().chain(of_instance).collect()
 }
 
 async fn ask(

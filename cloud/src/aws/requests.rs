@@ -122,16 +122,6 @@ pub(super) fn delete_volume(volume: &str) -> Form {
     form
 }
 
-pub(super) fn create_tags(resource: &str, tags: &Tags) -> Form {
-    let mut form = Form::new(Action::CreateTags.name());
-    form.add("ResourceId.1", resource);
-    for (n, (key, value)) in (1..).zip(tags) {
-        form.add(&format!("Tag.{n}.Key"), key);
-        form.add(&format!("Tag.{n}.Value"), value);
-    }
-    form
-}
-
 /// The same, but only asked whether it would be permitted.
 pub(super) fn dry(mut form: Form) -> Form {
     form.add("DryRun", "true");
@@ -327,15 +317,5 @@ mod tests {
             ]
         );
         assert_eq!(lines(delete_volume("vol-1"))[2..], ["VolumeId=vol-1"]);
-        assert_eq!(
-            lines(create_tags("i-1", &tags()))[2..],
-            [
-                "ResourceId.1=i-1",
-                "Tag.1.Key=a",
-                "Tag.1.Value=1",
-                "Tag.2.Key=halo.howdify.io/slot",
-                "Tag.2.Value=0"
-            ]
-        );
     }
 }

@@ -72,7 +72,11 @@ impl Cloud for Sky {
     async fn resolve_image(&self, _: &Image) -> Result<String, CloudError> {
         not_here()
     }
-    async fn missing_permissions(&self, _: &LaunchRequest) -> Result<Vec<String>, CloudError> {
+    async fn missing_permissions(
+        &self,
+        _: &LaunchRequest,
+        _: Option<&InstanceId>,
+    ) -> Result<Vec<String>, CloudError> {
         not_here()
     }
 }

@@ -73,14 +73,23 @@ pub(super) fn start(
     helpers.spawn(named("garbage", async move {
         garbage::run(&ctx, stop).await;
     }));
-    let (ctx, queue) = (context.clone(), queues.substrates.clone());
-    helpers.spawn(named("fleet changes", async move {
-        while let Some(uid) = changes.recv().await {
-            if let Some(substrate) = ctx.caches.substrate_with_uid(&uid) {
+    let look_at = {
+        let (ctx, queue) = (context.clone(), queues.substrates.clone());
+        move |uid: &str| {
+            if let Some(substrate) = ctx.caches.substrate_with_uid(uid) {
                 let namespace = substrate.metadata.namespace.clone().unwrap_or_default();
                 let name = substrate.metadata.name.clone().unwrap_or_default();
                 queue.add((namespace, name));
             }
+        }
+    };
+    let (ctx, told) = (context.clone(), look_at.clone());
+    helpers.spawn(named("permissions", async move {
+        ctx.capacity.permissions.run(&ctx, told).await;
+    }));
+    helpers.spawn(named("fleet changes", async move {
+        while let Some(uid) = changes.recv().await {
+            look_at(&uid);
         }
     }));
 }

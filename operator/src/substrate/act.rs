@@ -85,34 +85,33 @@ pub async fn all(ctx: &Context, observed: &Observed, plan: &Plan) -> Settled {
         settled.notes.extend(one.notes);
         settled.again |= one.again;
     }
-    settled.block = named(ctx, observed, settled.block.as_ref()).await;
+    settled.block = named(ctx, observed, settled.block.as_ref());
     settled
 }
 
-/// A block that names every IAM action that is denied, where the cloud named one at most.
-pub async fn named(
-    ctx: &Context,
-    observed: &Observed,
-    block: Option<&PoolBlock>,
-) -> Option<PoolBlock> {
-    let block = block?.clone();
+/// A block that names every IAM action that is denied, where the cloud named one at most; one of its own if nothing else is in the way.
+pub fn named(ctx: &Context, observed: &Observed, block: Option<&PoolBlock>) -> Option<PoolBlock> {
     let substrate = &observed.substrate;
-    if block.reason != Failure::Unauthorized.name() {
-        return Some(block);
-    }
+    let denied = |block: &PoolBlock| block.reason == Failure::Unauthorized.name();
     let spec = substrate.spec.node_pool.ec2.as_ref();
-    let launch = spec.map(|spec| dereference::template(substrate, spec, &ctx.settings));
-    let Some(template) = launch.and_then(|launch| launch.template) else {
-        return Some(block);
+    let (Some(spec), true) = (spec, block.is_none_or(denied)) else {
+        return block.cloned();
     };
-    let generation = substrate.metadata.generation.unwrap_or_default();
-    let known = ctx.capacity.permissions.check(ctx, &template, generation);
-    match known.await {
-        Some(known) => Some(PoolBlock {
+    let mut instances = observed.fleet.instances.iter();
+    let alive = instances.find(|instance| !instance.state.is_ending());
+    let known = ctx.capacity.permissions.look(
+        substrate.metadata.uid.as_deref().unwrap_or_default(),
+        spec,
+        alive.map(|instance| &instance.id),
+        block.is_some(),
+        || dereference::template(substrate, spec, &ctx.settings).template,
+    );
+    match (known, block) {
+        (Some(known), Some(block)) => Some(PoolBlock {
             message: known.message,
-            ..block
+            ..block.clone()
         }),
-        None => Some(block),
+        (known, block) => known.or(block.cloned()),
     }
 }
 

@@ -189,7 +189,7 @@ async fn follow(
             refused = Some(error);
         }
         let planned = plan.record(observed);
-        let block = act::named(ctx, observed, planned.block).await;
+        let block = act::named(ctx, observed, planned.block);
         let planned = Record {
             block: block.as_ref(),
             ..planned

@@ -149,7 +149,13 @@ fn stale_keys_are_ready_and_say_since_when() {
         &status.conditions,
         kinds::READY
     ));
-    assert!(status.why.as_ref().unwrap().starts_with("keys are published; since"));
+    assert!(
+        status
+            .why
+            .as_ref()
+            .unwrap()
+            .starts_with("keys are published; since")
+    );
     let told = news(None, &status);
     assert!(
         told.iter()

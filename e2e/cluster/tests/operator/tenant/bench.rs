@@ -66,7 +66,11 @@ impl Cloud for NoCloud {
     async fn resolve_image(&self, _: &Image) -> Result<String, CloudError> {
         none()
     }
-    async fn missing_permissions(&self, _: &LaunchRequest) -> Result<Vec<String>, CloudError> {
+    async fn missing_permissions(
+        &self,
+        _: &LaunchRequest,
+        _: Option<&InstanceId>,
+    ) -> Result<Vec<String>, CloudError> {
         none()
     }
 }
