@@ -57,6 +57,11 @@ bench: ## Measure, with the limit of this machine beside each figure
 	$(CARGO) bench --locked --package halo-receipts --bench protocol --bench verdict
 	$(CARGO) bench --locked --package halo-ledger --bench ledger
 
+.PHONY: bench-operator
+bench-operator: ## Measure the operator against a real API server and the AWS emulator; ARGS='--help' lists what can be changed
+	$(CARGO) build --release --locked --package halo-operator --package halo-e2e-cluster --bins
+	$(TARGET)/release/halo-bench-operator $(ARGS)
+
 .PHONY: format
 format: ## Format the code
 	$(CARGO) fmt --all
