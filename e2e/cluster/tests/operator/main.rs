@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
+mod counts;
 mod deletion;
 mod existing_pool;
+mod failover;
 mod isolation;
 mod keys;
+mod kill_anywhere;
 mod support;
 mod tenant;
 mod wake_and_sleep;

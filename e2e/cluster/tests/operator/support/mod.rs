@@ -9,6 +9,7 @@
 
 mod clock;
 mod gateway;
+pub mod lanes;
 mod look;
 mod machines;
 pub mod objects;

@@ -15,6 +15,9 @@ use tokio::runtime::Runtime;
 
 use super::{OPERATOR, Recorder, World};
 
+/// Changes what an operator is told.
+pub type Change = Box<dyn FnOnce(&mut Settings) + Send>;
+
 /// What one operator is started with.
 #[derive(Default)]
 pub struct Launch {
@@ -23,7 +26,7 @@ pub struct Launch {
     /// Sees every effect.
     pub witness: Option<Recorder>,
     /// Changes what it is told.
-    pub change: Option<Box<dyn FnOnce(&mut Settings) + Send>>,
+    pub change: Option<Change>,
     /// Who it is at the API server, instead of the operator's service account.
     pub user: Option<String>,
     /// Sees every effect instead of `witness`.

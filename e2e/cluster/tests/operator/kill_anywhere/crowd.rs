@@ -1,0 +1,382 @@
+//! Many tenants in one world, an operator that leaves each at a point of its own, and what has to be true of them in the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halo_aws_emulator::{Instance, InstanceState, Timings, VolumeState};
+use halo_crds::status::{NodeState, Phase};
+use halo_crds::{FINALIZER, HaloSubstrate, TENANT_LABEL, condition};
+use halo_e2e_cluster::eventually;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+use crate::support::lanes::{Lanes, Point};
+use crate::support::objects::{self, with};
+use crate::support::{DEADLINE, Launch, Process, Setup, World, a_while};
+
+/// Longer than any `idleAfter` of these tests.
+pub const LONG: Duration = Duration::from_secs(3600);
+
+/// The name of every substrate here; there is one a tenant.
+pub const NAME: &str = "demo";
+
+/// The tag that data volumes have and root volumes do not.
+pub const ZONE_TAG: &str = "halo.howdify.io/zone";
+
+/// What becomes of an idle instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    Terminate,
+    Stop,
+}
+
+/// A substrate with a volume of its own that goes when it goes.
+pub fn substrate(tenant: &str, idle: Idle) -> Value {
+    with(
+        objects::substrate(tenant, NAME),
+        json!({"spec": {
+            "model": {"image": null, "node": {"path": "/mnt/halo/demo"}},
+            "nodePool": {"ec2": {
+                "idlePolicy": format!("{idle:?}"),
+                "dataVolume": {"sizeGib": 20, "deletionPolicy": "Delete"},
+            }},
+        }}),
+    )
+}
+
+pub fn namespace(tenant: &str) -> String {
+    format!("halo-{tenant}")
+}
+
+/// Tenants, and where the operator is to stop for each.
+pub type Points = BTreeMap<String, Point>;
+
+/// A point before and one after each of so many effects, for tenants whose names begin so.
+pub fn points(prefix: &str, effects: usize) -> Points {
+    let both = |k: usize| {
+        [
+            (format!("{prefix}-{k}-before"), Point::Before(k)),
+            (format!("{prefix}-{k}-after"), Point::After(k)),
+        ]
+    };
+    (0..effects).flat_map(both).collect()
+}
+
+/// Many tenants in one world.
+pub struct Crowd {
+    pub world: World,
+    pub idle: Idle,
+    /// How often each tenant's substrate was woken by a new instance.
+    launches: BTreeMap<String, usize>,
+}
+
+impl Crowd {
+    pub async fn start(idle: Idle, change: impl FnOnce(&mut Timings)) -> Self {
+        let mut setup = Setup::default();
+        change(&mut setup.cloud.rules.timings);
+        Self {
+            world: World::with(setup).await,
+            idle,
+            launches: BTreeMap::new(),
+        }
+    }
+
+    /// An operator that stops at these points, with workers enough for the others.
+    pub async fn operator(&self, points: Points) -> (Process, Arc<Lanes>) {
+        let lanes = Lanes::new(&self.world, points);
+        let launch = Launch {
+            seer: Some(lanes.clone()),
+            change: Some(Box::new(|settings| settings.concurrency = 200)),
+            ..Launch::default()
+        };
+        let operator = self.world.launch(launch).await.unwrap();
+        assert!(operator.leads().await, "the operator ended before it led");
+        (operator, lanes)
+    }
+
+    /// Waits until all substrates of these tenants are so.
+    #[track_caller]
+    pub fn all<'a>(
+        &'a self,
+        tenants: &'a [String],
+        is: impl Fn(&HaloSubstrate) -> bool + 'a,
+    ) -> impl Future<Output = ()> + 'a {
+        let is = Arc::new(is);
+        eventually(DEADLINE, move || {
+            let is = is.clone();
+            async move {
+                let api: kube::Api<HaloSubstrate> = kube::Api::all(self.world.client.clone());
+                let all = api.list(&ListParams::default()).await;
+                let all = all.map_err(|error| error.to_string())?;
+                let of = |tenant: &String| all.iter().find(|one| one.spec.tenant == *tenant);
+                let mut missing = tenants
+                    .iter()
+                    .filter(|tenant| !of(tenant).is_some_and(&*is));
+                let Some(first) = missing.next() else {
+                    return Ok(());
+                };
+                let status = of(first).map(|one| serde_json::to_string(&one.status));
+                Err(format!("{first} and {} more: {status:?}", missing.count()))
+            }
+        })
+    }
+
+    pub async fn make(&self, tenants: &[String]) {
+        let all: Vec<Value> = tenants.iter().map(|name| objects::tenant(name)).collect();
+        self.world.apply(&all).await;
+        for tenant in tenants {
+            self.world
+                .tenant_says(tenant, "Ready", "True", "Ready")
+                .await;
+        }
+        let all: Vec<Value> = tenants
+            .iter()
+            .map(|name| substrate(name, self.idle))
+            .collect();
+        self.world.apply(&all).await;
+    }
+
+    pub async fn ask(&self, tenants: &[String]) {
+        let gateway = self.world.gateway("gateway-0");
+        for tenant in tenants {
+            gateway.asks(&namespace(tenant), NAME, 1).await;
+        }
+    }
+
+    pub async fn fall_silent(&self, tenants: &[String]) {
+        let gateway = self.world.gateway("gateway-0");
+        for tenant in tenants {
+            gateway.is_idle_for(&namespace(tenant), NAME, LONG).await;
+        }
+    }
+
+    pub async fn delete(&self, tenants: &[String]) {
+        for tenant in tenants {
+            self.world.delete(&objects::tenant(tenant)).await;
+        }
+    }
+
+    /// Waits for every tenant to come to its point; those that never do must satisfy `is`, which is where all end.
+    pub async fn run_into(
+        &self,
+        points: &Points,
+        lanes: &Lanes,
+        is: impl AsyncFn(&str) -> bool,
+    ) -> usize {
+        let mut reached = 0;
+        for tenant in points.keys() {
+            let stopped = eventually(DEADLINE, || async {
+                if lanes.is_stopped(tenant) {
+                    return Ok(true);
+                }
+                if is(tenant).await {
+                    return Ok(false);
+                }
+                Err(format!("{tenant}: {:#?}", lanes.lines(tenant)))
+            });
+            reached += usize::from(stopped.await);
+        }
+        reached
+    }
+
+    pub fn instances(&self, tenant: &str) -> Vec<Instance> {
+        let state = self.world.emulator.state();
+        let all = state.instances.into_values();
+        all.filter(|one| one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant))
+            .collect()
+    }
+
+    pub fn data_volumes(&self, tenant: &str) -> Vec<halo_aws_emulator::Volume> {
+        let all = self.world.volumes().into_iter();
+        all.filter(|one| {
+            one.tags.contains_key(ZONE_TAG)
+                && one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant)
+        })
+        .collect()
+    }
+
+    /// Waits until the cloud has something of each.
+    pub async fn cloud_has(&self, tenants: &[String], what: &str, has: impl Fn(&String) -> bool) {
+        eventually(DEADLINE, || async {
+            match tenants.iter().find(|tenant| !has(tenant)) {
+                None => Ok(()),
+                Some(tenant) => Err(format!("{tenant} has not {what}")),
+            }
+        })
+        .await;
+    }
+
+    /// Counts one more launch for each, or none if an instance stopped and starts again.
+    pub fn woken(&mut self, tenants: &[String]) {
+        for tenant in tenants {
+            let launches = self.launches.entry(tenant.clone()).or_default();
+            if self.idle == Idle::Terminate || *launches == 0 {
+                *launches += 1;
+            }
+        }
+    }
+
+    /// Each is awake, by exactly the launches that there were reasons for.
+    pub async fn assert_awake(&self, tenants: &[String]) {
+        self.all(tenants, is_awake).await;
+        self.world.assert_no_double_launch();
+        let nodes = self.world.pool_nodes().await;
+        for tenant in tenants {
+            let instances = self.instances(tenant);
+            assert_eq!(
+                Some(&instances.len()),
+                self.launches.get(tenant),
+                "{tenant}: {instances:#?}"
+            );
+            let living: Vec<_> = instances
+                .iter()
+                .filter(|one| !one.state.is_ending())
+                .collect();
+            assert_eq!(living.len(), 1, "{tenant}: {living:#?}");
+            assert_eq!(living[0].state, InstanceState::Running, "{tenant}");
+            let volumes = self.data_volumes(tenant);
+            assert_eq!(volumes.len(), 1, "{tenant}: {volumes:#?}");
+            let holder = volumes[0].attachment.as_ref().map(|on| &on.instance);
+            assert_eq!(holder, Some(&living[0].id), "{tenant}");
+            let own = nodes
+                .iter()
+                .filter(|one| one.labels().get(TENANT_LABEL) == Some(tenant));
+            let own: Vec<String> = own.map(|one| one.name_any()).collect();
+            assert_eq!(own.len(), 1, "{tenant}: {own:?}");
+            let found = self
+                .world
+                .substrates(&namespace(tenant))
+                .get(NAME)
+                .await
+                .unwrap();
+            let status = found.status.unwrap();
+            assert_eq!(status.nodes.len(), 1, "{tenant}: {:#?}", status.nodes);
+            let slot = &status.nodes[0];
+            assert_eq!(slot.state, NodeState::Ready, "{tenant}: {slot:?}");
+            assert_eq!(slot.instance.as_ref(), Some(&living[0].id), "{tenant}");
+            assert_eq!(slot.volume.as_ref(), Some(&volumes[0].id), "{tenant}");
+            assert_eq!(slot.node.as_ref(), own.first(), "{tenant}");
+        }
+    }
+
+    /// Each is asleep: what it had has ended or stopped, and its volume is kept.
+    pub async fn assert_asleep(&self, tenants: &[String]) {
+        self.all(tenants, is_asleep).await;
+        let nothing_runs = |one: &&Instance| {
+            one.state == InstanceState::Terminated || one.state == InstanceState::Stopped
+        };
+        for tenant in tenants {
+            eventually(DEADLINE, || async {
+                let instances = self.instances(tenant);
+                match instances.iter().all(|one| nothing_runs(&one)) {
+                    true => Ok(()),
+                    false => Err(format!("{tenant}: {instances:#?}")),
+                }
+            })
+            .await;
+            let instances = self.instances(tenant);
+            assert_eq!(
+                instances.len(),
+                self.launches.get(tenant).copied().unwrap_or_default(),
+                "{tenant}"
+            );
+            let living = instances.iter().filter(|one| !one.state.is_ending());
+            let kept = usize::from(self.idle == Idle::Stop && !instances.is_empty());
+            assert_eq!(living.count(), kept, "{tenant}: {instances:#?}");
+            let volumes = self.data_volumes(tenant);
+            assert_eq!(
+                volumes.len(),
+                usize::from(!instances.is_empty()),
+                "{tenant}: {volumes:#?}"
+            );
+        }
+        eventually(DEADLINE, || async {
+            let nodes = self.world.pool_nodes().await;
+            let of = |tenant: Option<&String>| tenant.is_some_and(|one| tenants.contains(one));
+            let left = nodes
+                .iter()
+                .filter(|one| of(one.labels().get(TENANT_LABEL)));
+            let left: Vec<String> = left.map(|one| one.name_any()).collect();
+            match left.is_empty() {
+                true => Ok(()),
+                false => Err(format!("nodes: {left:?}")),
+            }
+        })
+        .await;
+        if self.idle == Idle::Terminate {
+            let all = |tenant: &String| self.data_volumes(tenant);
+            let mut volumes = tenants.iter().flat_map(all);
+            assert!(volumes.all(|one| one.state == VolumeState::Available));
+        }
+    }
+
+    /// Nothing is left of any of them.
+    pub async fn assert_gone(&self, tenants: &[String]) {
+        for tenant in tenants {
+            self.world.nothing_left(tenant).await;
+            let instances = self.instances(tenant);
+            assert_eq!(
+                instances.len(),
+                self.launches.get(tenant).copied().unwrap_or_default(),
+                "{tenant}"
+            );
+            assert!(self.data_volumes(tenant).is_empty(), "{tenant}");
+        }
+    }
+
+    /// A tenant's effects of a run that nothing disturbs, once nothing more follows.
+    pub async fn effects(&self, tenant: &str, lanes: &Lanes, what: &str) -> usize {
+        loop {
+            let before = lanes.count();
+            a_while().await;
+            if lanes.count() == before {
+                break;
+            }
+        }
+        let lines = lanes.lines(tenant);
+        assert!(lines.len() > 2, "{what}: {lines:#?}");
+        eprintln!("{what}: {lines:#?}");
+        lines.len()
+    }
+}
+
+pub fn says(substrate: &HaloSubstrate, wanted: &[(&str, &str, &str)]) -> bool {
+    let Some(status) = &substrate.status else {
+        return false;
+    };
+    wanted.iter().all(|(kind, value, reason)| {
+        condition::find(&status.conditions, kind)
+            .is_some_and(|found| found.status == *value && found.reason == *reason)
+    })
+}
+
+pub fn phase(substrate: &HaloSubstrate) -> Option<Phase> {
+    substrate.status.as_ref()?.phase
+}
+
+pub fn is_awake(substrate: &HaloSubstrate) -> bool {
+    let wanted = [
+        ("Ready", "True", "Awake"),
+        ("Awake", "True", "Awake"),
+        ("Blocked", "False", "NotBlocked"),
+    ];
+    let held = substrate.finalizers().iter().any(|one| one == FINALIZER);
+    held && phase(substrate) == Some(Phase::Awake)
+        && says(substrate, &wanted)
+        && substrate.status.as_ref().is_some_and(|status| {
+            status
+                .nodes
+                .iter()
+                .all(|slot| slot.state == NodeState::Ready)
+        })
+}
+
+pub fn is_asleep(substrate: &HaloSubstrate) -> bool {
+    let wanted = [
+        ("Ready", "True", "Asleep"),
+        ("Blocked", "False", "NotBlocked"),
+    ];
+    phase(substrate) == Some(Phase::Asleep) && says(substrate, &wanted)
+}
