@@ -59,9 +59,7 @@ pub async fn act(
         }
         NodeAction::Drain { node, .. } => return drain(ctx, node).await,
         NodeAction::Uncordon { node } => return api(ctx.writer.cordon(node, false).await),
-        NodeAction::DeleteNode { node } => {
-            return api(ctx.writer.delete::<Node>("", node, None).await);
-        }
+        NodeAction::DeleteNode { node } => return forget_node(ctx, template, node).await,
     };
     if changes_the_cloud(action) {
         ctx.fleet.look();
@@ -190,6 +188,22 @@ async fn drain(ctx: &Context, node: &str) -> Outcome {
             message: error.to_string(),
         },
     }
+}
+
+/// Removes the Node object of an instance that is gone, and before it the substrate's pods there: nothing is left that could end them,
+/// and the cluster itself would keep them for a minute before it makes others.
+async fn forget_node(ctx: &Context, template: &Template, node: &str) -> Outcome {
+    let identity = template.identity();
+    let forgotten = async {
+        for pod in ctx.caches.pods_of(&identity.namespace, &identity.name) {
+            if pod.place.node.as_deref() == Some(node) {
+                let name = &pod.place.name;
+                ctx.writer.remove_pod(&identity.namespace, name).await?;
+            }
+        }
+        ctx.writer.delete::<Node>("", node, None).await
+    };
+    api(forgotten.await)
 }
 
 /// Whether a node is not drained while this pod is on it: not for pods of daemons, of files, and those that have ended.

@@ -1,7 +1,7 @@
-//! What a node that drains needs of the API server.
+//! What a node that drains, or is gone, needs of the API server.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::apply::{Call, WriteError, Writer};
@@ -34,6 +34,21 @@ impl Writer {
             Err(WriteError::Refused { status, .. }) if status.code == 429 => {
                 Ok(Evicted::Refused(status.message))
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a pod whose machine is gone, without waiting for it to end. One that is gone is a success.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn remove_pod(&self, namespace: &str, pod: &str) -> Result<(), WriteError> {
+        let call = Call::new::<Pod>(Verb::Delete, namespace, pod);
+        let api: Api<Pod> = Api::namespaced(self.clients.patient.clone(), namespace);
+        let params = DeleteParams::background().grace_period(0);
+        match self.call(&call, api.delete(pod, &params)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -85,6 +85,16 @@ pub async fn all(ctx: &Context, observed: &Observed, plan: &Plan) -> Settled {
         settled.notes.extend(one.notes);
         settled.again |= one.again;
     }
+    if let Some(block) = &mut settled.block {
+        // When it is tried again is decided where failures are remembered.
+        let known = ctx.capacity.view(uid, generation, scene.now);
+        let known = [known.block, known.end_block].into_iter().flatten();
+        let same = known
+            .into_iter()
+            .find(|known| known.reason == block.reason && known.message == block.message);
+        let next = same.and_then(|known| known.next_attempt);
+        block.next_attempt = block.next_attempt.or(next);
+    }
     settled.block = named(ctx, observed, settled.block.as_ref());
     settled
 }
