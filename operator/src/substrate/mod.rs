@@ -73,7 +73,8 @@ impl Error {
     /// Whether somebody else wrote first: the object has to be read and thought about again.
     fn is_overtaken(&self) -> bool {
         match self {
-            Self::Status(error) => error.is_conflict(),
+            // One that is gone shows when it is read.
+            Self::Status(error) => error.is_conflict() || error.is_not_found(),
             Self::Finalizer(error) => error.is_conflict() || error.is_invalid(),
             Self::Read(_) | Self::Apply(_) => false,
         }
@@ -125,7 +126,7 @@ pub async fn reconcile(
 enum Pass {
     /// Done; when to look again.
     Done(Option<Duration>),
-    /// A node is to be touched: by what the API server has, not by what a cache had.
+    /// A node is to be touched with nothing to record before: by what the API server has, not by what a cache had.
     ReadFirst,
 }
 
@@ -146,7 +147,8 @@ async fn pass(ctx: &Context, substrate: Arc<HaloSubstrate>, source: Source) -> R
     };
     let mut observed = dereference::observe(ctx, substrate);
     let plan = plan::plan(&observed, &ctx.settings);
-    if source == Source::Cache && plan.acts() {
+    // A record that comes first is refused unless the cache had the object's last version, which is as good as reading it.
+    if source == Source::Cache && plan.acts() && !plan.moves(&observed) {
         return Ok(Pass::ReadFirst);
     }
     follow(ctx, &mut observed, &plan).await.map(Pass::Done)
