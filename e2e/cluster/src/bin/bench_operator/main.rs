@@ -204,6 +204,7 @@ async fn measure(arguments: Arguments) -> Result<Outcome> {
         "all ready after {:.1} s",
         scale.took.as_secs_f64()
     ));
+    say(&format!("the operator's requests: {:?}", scale.requests));
     let applied = operator.figures().await?;
 
     say("waiting until nothing is left to do");
@@ -214,7 +215,12 @@ async fn measure(arguments: Arguments) -> Result<Outcome> {
     let quiet = operator.figures().await?;
     let single = wakes::measure(&world, &keys, wakes, 1).await?;
     say(&format!("{wakes} wakes, {at_once} at once"));
+    let mark = world.plane.mark()?;
     let batches = wakes::measure(&world, &keys, wakes, at_once).await?;
+    let asked = scale::kinds(&world.requests(mark, &operator.user)?);
+    say(&format!(
+        "the operator's requests, sleep included: {asked:?}"
+    ));
     let woken = operator.figures().await?;
     let peak = proc::memory(operator.pid())?;
 
@@ -233,7 +239,9 @@ async fn measure(arguments: Arguments) -> Result<Outcome> {
     ];
     rows.extend(report::scale(count, &scale, cores));
     rows.push(report::memory(scale.memory, steady.memory, peak, count));
-    rows.extend(report::failover(rounds, &failover));
+    if rounds > 0 {
+        rows.extend(report::failover(rounds, &failover));
+    }
     rows.extend(report::steady(world.options.seconds, &steady));
     let optimised = !cfg!(debug_assertions);
     Ok(Outcome {

@@ -78,7 +78,7 @@ pub fn scale(count: usize, scale: &Scale, cores: usize) -> Vec<Row> {
             measured: format!(
                 "{:.1} s; {} requests of the operator, {} of the applying client, which was done after {:.1} s",
                 scale.took.as_secs_f64(),
-                scale.requests,
+                scale.requests.values().sum::<usize>(),
                 scale.own_requests,
                 scale.applying.as_secs_f64()
             ),

@@ -1,5 +1,6 @@
 //! Many tenants and substrates at once, and then nothing more to do.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -27,8 +28,8 @@ pub struct Scale {
     pub cores: [f64; 3],
     /// Processor seconds of API server and etcd together.
     pub control_plane_seconds: f64,
-    /// Requests of the operator.
-    pub requests: usize,
+    /// Requests of the operator, by verb and resource.
+    pub requests: BTreeMap<String, usize>,
     /// Requests of the applying client.
     pub own_requests: usize,
     /// The operator's memory.
@@ -70,10 +71,24 @@ pub async fn measure(world: &World, operator: &Operator) -> Result<Scale> {
         applying,
         cores: [cores[0], cores[1], cores[2]],
         control_plane_seconds: seconds[1] + seconds[2],
-        requests: world.requests(mark, &operator.user)?.len(),
+        requests: kinds(&world.requests(mark, &operator.user)?),
         own_requests: count * 3,
         memory: proc::memory(operator.pid())?,
     })
+}
+
+/// How many requests there are of each verb and resource.
+pub fn kinds(requests: &[Request]) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for request in requests {
+        let part = match request.subresource.as_str() {
+            "" => String::new(),
+            part => format!("/{part}"),
+        };
+        let kind = format!("{} {}{part}", request.verb, request.resource);
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
 }
 
 /// What was measured while nothing happened.
