@@ -20,11 +20,11 @@ pub fn wake(at_once: usize, wakes: &Wakes, limit: &Limit) -> Row {
     };
     Row {
         figure: format!(
-            "demand patched -> RunInstances received, {how}, {} wakes",
+            "demand patched -> RunInstances received\n{how}, {} wakes",
             wakes.launch.len()
         ),
         measured: format!(
-            "{}; after the patch was answered p99 {:.1}",
+            "{}\nafter the patch was answered p99 {:.1} ms",
             wakes.launch.text(),
             ms(wakes.after_answer.quantile(0.99))
         ),
@@ -32,7 +32,7 @@ pub fn wake(at_once: usize, wakes: &Wakes, limit: &Limit) -> Row {
         unit: "ms",
         target: Some(50.0),
         limit: format!(
-            "bare client: patch answered p99 {:.1}, its watch event p99 {:.1}, then the record p50 {:.1}, p99 {:.1} ms",
+            "bare client: patch p99 {:.1}, its watch event p99 {:.1} ms\n... and the record after it p50 {:.1}, p99 {:.1} ms",
             ms(limit.patch.quantile(0.99)),
             ms(limit.delivery.quantile(0.99)),
             ms(limit.recorded.quantile(0.5)),
@@ -46,12 +46,12 @@ pub fn queue(figure: &str, waits: &Histogram, delivery: Option<&Limit>) -> Row {
     let bound = waits.at_most(0.99) * 1000.0;
     let delivered = delivery.map_or(0.0, |limit| ms(limit.delivery.quantile(0.99)));
     let limit = match delivery {
-        Some(_) => format!("patch -> watch event p99 {delivered:.1} ms, which is in the sum"),
+        Some(_) => format!("patch -> watch event p99 {delivered:.1} ms,\nwhich is in the sum"),
         None => "every key waits for the same API server".to_owned(),
     };
     Row {
         figure: format!(
-            "event -> reconcile, {figure}, {:.0} reconciles",
+            "event -> reconcile\n{figure}, {:.0} reconciles",
             waits.count()
         ),
         measured: format!(
@@ -74,19 +74,19 @@ pub fn scale(count: usize, scale: &Scale, cores: usize) -> Vec<Row> {
     let bound = scale.control_plane_seconds / cores as f64;
     vec![
         Row {
-            figure: format!("{count} tenants + {count} substrates applied -> all Ready"),
+            figure: format!("{count} tenants + {count} substrates applied\n-> all Ready"),
             measured: format!(
-                "{:.1} s; {} requests of the operator, {} of the applying client, which was done after {:.1} s",
+                "{:.1} s, of which applying took {:.1} s\n{} requests of the operator, {} of the applying client",
                 scale.took.as_secs_f64(),
+                scale.applying.as_secs_f64(),
                 scale.requests.values().sum::<usize>(),
-                scale.own_requests,
-                scale.applying.as_secs_f64()
+                scale.own_requests
             ),
             value: scale.took.as_secs_f64(),
             unit: "s",
             target: target(120.0),
             limit: format!(
-                "API server and etcd used {:.1} CPU s: {bound:.1} s if they had the {cores} cores for themselves",
+                "API server and etcd used {:.1} CPU s:\n{bound:.1} s on {cores} cores of their own",
                 scale.control_plane_seconds
             ),
         },
@@ -105,11 +105,11 @@ pub fn scale(count: usize, scale: &Scale, cores: usize) -> Vec<Row> {
 pub fn memory(applied: Memory, after: Memory, woken: Memory, count: usize) -> Row {
     let peak = mb(woken.peak);
     Row {
-        figure: format!("operator RSS with {count} tenants and substrates"),
+        figure: format!("operator RSS\nwith {count} tenants and substrates"),
         measured: format!(
-            "{:.1} MB when all was quiet again; peak {:.1} MB while they were applied, {peak:.1} MB with all wakes",
-            mb(after.now),
-            mb(applied.peak)
+            "peak {peak:.1} MB with all wakes\npeak {:.1} MB while applied, {:.1} MB when quiet again",
+            mb(applied.peak),
+            mb(after.now)
         ),
         value: peak,
         unit: "MB",
@@ -140,13 +140,13 @@ pub fn steady(seconds: u64, steady: &Steady) -> Vec<Row> {
     let count = steady.requests.len() as f64;
     vec![
         Row {
-            figure: format!("steady state: requests in {seconds} s beside the lease"),
+            figure: format!("steady state\nrequests in {seconds} s beside the lease"),
             measured: format!("{count}{asked}"),
             value: count,
             unit: "",
             target: Some(0.0),
             limit: format!(
-                "{} for the lease, {} watches begun again, {} calls of the cloud",
+                "{} for the lease, {} watches begun again,\n{} calls of the cloud",
                 steady.lease, steady.watches, steady.cloud
             ),
         },
@@ -170,10 +170,10 @@ pub fn failover(rounds: usize, failover: &Failover) -> Vec<Row> {
     vec![
         Row {
             figure: format!(
-                "leader killed -> the other's first write beside the lease, {rounds} rounds"
+                "leader killed -> the other's first write\nbeside the lease, {rounds} rounds"
             ),
             measured: format!(
-                "p50 {:.1}, max {:.1} s; the last launch that waited max {:.1} s",
+                "p50 {:.1}, max {:.1} s\nthe last launch that waited max {:.1} s",
                 seconds(first.quantile(0.5)),
                 seconds(first.max()),
                 seconds(failover.last_launch.max())
@@ -182,7 +182,7 @@ pub fn failover(rounds: usize, failover: &Failover) -> Vec<Row> {
             unit: "s",
             target: Some(20.0),
             limit: format!(
-                "the lease was the other's after p50 {:.1}, max {:.1} s",
+                "the lease changed hands after\np50 {:.1}, max {:.1} s",
                 seconds(failover.lease.quantile(0.5)),
                 seconds(failover.lease.max())
             ),
@@ -190,7 +190,7 @@ pub fn failover(rounds: usize, failover: &Failover) -> Vec<Row> {
         Row {
             figure: "... substrates that were launched for twice".to_owned(),
             measured: format!(
-                "{doubled}: {} wakes under way, {} instances, {} of them by the leader that was killed",
+                "{doubled} of {} wakes\n{} instances, {} by the leaders that were killed",
                 failover.wakes, failover.instances, failover.launched_before
             ),
             value: doubled,

@@ -1,7 +1,5 @@
 //! The table: figure, measured, target, limit.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 /// One figure.
@@ -38,39 +36,42 @@ impl Row {
     }
 }
 
-/// The rows as aligned text.
+/// The rows as aligned text. A cell may have several lines.
 pub fn text(rows: &[Row]) -> String {
-    let lines: Vec<[String; 4]> = rows
-        .iter()
-        .map(|row| {
-            [
-                row.figure.clone(),
-                row.measured.clone(),
-                row.target_text(),
-                row.limit.clone(),
-            ]
-        })
-        .collect();
-    let heads = ["figure", "measured", "target", "limit"].map(str::to_owned);
+    let heads = ["figure", "measured", "target", "limit"].map(|head| vec![head.to_owned()]);
+    let mut blocks = vec![heads];
+    blocks.extend(rows.iter().map(|row| {
+        [
+            row.figure.clone(),
+            row.measured.clone(),
+            row.target_text(),
+            row.limit.clone(),
+        ]
+        .map(|cell| cell.lines().map(str::to_owned).collect())
+    }));
     let mut widths = [0; 4];
-    for line in std::iter::once(&heads).chain(&lines) {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
+    for block in &blocks {
+        for (width, cell) in widths.iter_mut().zip(block) {
+            let widest = cell.iter().map(|line| line.chars().count()).max();
+            *width = (*width).max(widest.unwrap_or_default());
         }
     }
+    let rule = widths.map(|width| "-".repeat(width)).join("-+-");
     let mut text = String::new();
-    let mut put = |line: &[String; 4]| {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{}", cells.join(" | ").trim_end());
-    };
-    put(&heads);
-    put(&widths.map(|width| "-".repeat(width)));
-    lines.iter().for_each(put);
+    for block in &blocks {
+        let height = block.iter().map(Vec::len).max().unwrap_or_default();
+        for line in 0..height {
+            let cells = block.iter().zip(widths).map(|(cell, width)| {
+                let cell = cell.get(line).map_or("", String::as_str);
+                format!("{cell:<width$}")
+            });
+            let cells: Vec<String> = cells.collect();
+            text.push_str(cells.join(" | ").trim_end());
+            text.push('\n');
+        }
+        text.push_str(&rule);
+        text.push('\n');
+    }
     text
 }
 
@@ -80,12 +81,17 @@ pub fn json(rows: &[Row], machine: Value) -> Value {
         .iter()
         .map(|row| {
             json!({
-                "figure": row.figure, "measured": row.measured, "value": row.value, "unit": row.unit,
-                "target": row.target, "missed": row.missed(), "limit": row.limit,
+                "figure": line(&row.figure), "measured": line(&row.measured), "value": row.value, "unit": row.unit,
+                "target": row.target, "missed": row.missed(), "limit": line(&row.limit),
             })
         })
         .collect();
     json!({"machine": machine, "rows": rows})
+}
+
+/// A cell as one line.
+fn line(cell: &str) -> String {
+    cell.replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -109,12 +115,16 @@ mod tests {
         assert!(row(50.1, Some(50.0)).missed());
         assert!(row(f64::NAN, Some(50.0)).missed());
         assert!(!row(1e9, None).missed());
-        let text = text(&[row(7.0, Some(50.0)), row(70.5, Some(0.5)), row(1.0, None)]);
+        let mut tall = row(70.5, Some(0.5));
+        tall.limit = "one\nof two".to_owned();
+        let text = text(&[row(7.0, Some(50.0)), tall, row(1.0, None)]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "figure | measured | target        | limit");
+        assert_eq!(lines[1], "-------+----------+---------------+-------");
         assert_eq!(lines[2], "wake   | 7 ms     | 50 ms met     | none");
-        assert_eq!(lines[3], "wake   | 70.5 ms  | 0.5 ms MISSED | none");
-        assert_eq!(lines[4], "wake   | 1 ms     | -             | none");
+        assert_eq!(lines[4], "wake   | 70.5 ms  | 0.5 ms MISSED | one");
+        assert_eq!(lines[5], "       |          |               | of two");
+        assert_eq!(lines[7], "wake   | 1 ms     | -             | none");
         let json = json(&[row(70.5, Some(0.5))], json!({"cores": 2}));
         assert_eq!(json["rows"][0]["missed"], true);
     }
