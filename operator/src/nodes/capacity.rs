@@ -87,7 +87,7 @@ pub struct CapacityView {
     shunned: BTreeSet<(String, String)>,
     /// Launches wait until then.
     pub not_before: Option<Timestamp>,
-    /// Why they wait.
+    /// Why they wait, or waited before what is asked again now.
     pub block: Option<PoolBlock>,
     /// Stops, ends and deletions wait until then.
     pub ends_not_before: Option<Timestamp>,
@@ -156,8 +156,8 @@ impl CapacityMemory {
         if let Some(pool) = memory.pools.get_mut(uid) {
             pool.shunned.retain(|_, until| *until > now);
             view.shunned = pool.shunned.keys().cloned().collect();
-            if pool.generation == generation && pool.not_before.is_some_and(|t| t > now) {
-                view.not_before = pool.not_before;
+            if pool.generation == generation {
+                view.not_before = pool.not_before.filter(|until| *until > now);
                 view.block.clone_from(&pool.block);
             }
             if pool.ends_not_before.is_some_and(|t| t > now) {

@@ -112,6 +112,18 @@ impl<'a> Work<'a> {
         self.plan.blocked.get_or_insert(block);
     }
 
+    /// What was refused and is asked again stands in the way until there is another answer.
+    fn keep_block(&mut self) {
+        let unanswered = |number: u32| {
+            let mut slots = self.pool.slots.iter();
+            slots.any(|slot| slot.slot == number && slot.instance.is_none())
+        };
+        let asks_again = |action: &NodeAction| matches!(action, NodeAction::Launch { slot } if unanswered(*slot));
+        if self.plan.actions.iter().any(asks_again) && self.plan.blocked.is_none() {
+            self.plan.blocked.clone_from(&self.pool.capacity.block);
+        }
+    }
+
     /// Plans an action that ends or deletes something, unless those wait.
     pub fn end(&mut self, action: NodeAction) {
         let capacity = self.pool.capacity;
@@ -166,6 +178,7 @@ impl<'a> Work<'a> {
         if moving {
             self.look_again_at(after(pool.now, pool.pace.fleet_busy));
         }
+        self.keep_block();
         let gone = |i: &Instance| i.state == InstanceState::Terminated;
         self.plan.empty = pool.listed_at.is_some()
             && self.plan.slots.is_empty()

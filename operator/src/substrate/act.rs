@@ -81,6 +81,9 @@ pub async fn all(ctx: &Context, observed: &Observed, plan: &Plan) -> Settled {
         let one = settle::settle(&mut settled.slots, action, &outcome, &scene);
         ctx.capacity
             .learn(uid, generation, &one.lessons, scene.now, jitter());
+        if matches!(outcome, Outcome::Launched(_)) && settled.block == observed.capacity.block {
+            settled.block = None;
+        }
         settled.block = one.blocked.or(settled.block);
         settled.notes.extend(one.notes);
         settled.again |= one.again;

@@ -16,6 +16,9 @@ use crate::nodes::slots::stamp;
 /// The most characters of `why`.
 const WHY_MAX: usize = 100;
 
+/// What stands between what is in the way and the time of the next try.
+pub const NEXT_TRY: &str = "; next try ";
+
 /// The most characters of a message of others.
 const MESSAGE_MAX: usize = 300;
 
@@ -124,7 +127,7 @@ fn obstacle(f: &Facts<'_>) -> Option<(String, String)> {
     if let Some(block) = f.block {
         let message = shorten(&block.message, MESSAGE_MAX);
         let message = match block.next_attempt {
-            Some(at) => format!("{message}; next try {}", clock(at)),
+            Some(at) => format!("{message}{NEXT_TRY}{}", clock(at)),
             None => message,
         };
         return Some((block.reason.clone(), message));

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use std::sync::Arc;
 
 use super::demand::Reading;
+use super::status::NEXT_TRY;
 use crate::runtime::metrics::WakeStage;
 use crate::runtime::records::PodView;
 
@@ -94,7 +95,9 @@ pub fn events(before: &HaloSubstrateStatus, after: &HaloSubstrateStatus) -> Vec<
         let worth = reasons.is_none_or(|reasons| reasons.contains(&now.reason.as_str()));
         let old = find(&before.conditions, kind);
         let news = old.is_none_or(|old| (&old.status, &old.reason) != (&now.status, &now.reason));
-        (worth && news).then(|| Tale::warning(&now.reason, &now.message))
+        // Without the time of the next try, so that what happens again and again is one event.
+        let what = now.message.split(NEXT_TRY).next();
+        (worth && news).then(|| Tale::warning(&now.reason, what.unwrap_or_default()))
     };
     tales.extend(told(kinds::BLOCKED, "True", None));
     tales.extend(told(kinds::PODS_READY, "False", Some(&POD_TROUBLE)));
