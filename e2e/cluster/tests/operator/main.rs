@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
+mod conditions;
 mod counts;
 mod deletion;
 mod existing_pool;

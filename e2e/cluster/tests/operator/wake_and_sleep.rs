@@ -240,7 +240,7 @@ async fn an_instance_that_stops_is_started_again() {
         data[0].attachment.as_ref().map(|on| &on.instance),
         Some(&instance)
     );
-    assert_eq!(world.emulator.calls_of("CreateVolume").len(), 1);
+    assert_eq!(world.asked_for("CreateVolume"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -362,7 +362,7 @@ async fn a_wake_that_arrives_while_it_drains_keeps_the_node() {
         node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
     };
     assert!(!nodes.iter().any(cordoned));
-    assert!(world.emulator.calls_of("TerminateInstances").is_empty());
+    assert_eq!(world.asked_for("TerminateInstances"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -297,6 +297,12 @@ impl World {
         waited.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 
+    /// How often an action was asked for, dry runs left out.
+    pub fn asked_for(&self, action: &str) -> usize {
+        let calls = self.emulator.calls_of(action);
+        calls.iter().filter(|call| !call.is_dry_run()).count()
+    }
+
     /// How many instances were ever launched. Ended ones are remembered by the emulator for an hour.
     pub fn launches(&self) -> usize {
         self.emulator.look(|view| view.state.instances.len())
