@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const UNDER_WAY: usize = 5;
 
 /// Each round kills so much later after the demand was sent.
-const LATER: Duration = Duration::from_millis(8);
+const LATER: Duration = Duration::from_millis(12);
 
 /// What was measured.
 #[derive(Debug, Clone, Default)]

@@ -58,7 +58,7 @@ pub fn text(rows: &[Row]) -> String {
     }
     let rule = widths.map(|width| "-".repeat(width)).join("-+-");
     let mut text = String::new();
-    for block in &blocks {
+    for (number, block) in blocks.iter().enumerate() {
         let height = block.iter().map(Vec::len).max().unwrap_or_default();
         for line in 0..height {
             let cells = block.iter().zip(widths).map(|(cell, width)| {
@@ -69,8 +69,10 @@ pub fn text(rows: &[Row]) -> String {
             text.push_str(cells.join(" | ").trim_end());
             text.push('\n');
         }
-        text.push_str(&rule);
-        text.push('\n');
+        if number == 0 {
+            text.push_str(&rule);
+            text.push('\n');
+        }
     }
     text
 }
@@ -122,9 +124,9 @@ mod tests {
         assert_eq!(lines[0], "figure | measured | target        | limit");
         assert_eq!(lines[1], "-------+----------+---------------+-------");
         assert_eq!(lines[2], "wake   | 7 ms     | 50 ms met     | none");
-        assert_eq!(lines[4], "wake   | 70.5 ms  | 0.5 ms MISSED | one");
-        assert_eq!(lines[5], "       |          |               | of two");
-        assert_eq!(lines[7], "wake   | 1 ms     | -             | none");
+        assert_eq!(lines[3], "wake   | 70.5 ms  | 0.5 ms MISSED | one");
+        assert_eq!(lines[4], "       |          |               | of two");
+        assert_eq!(lines[5], "wake   | 1 ms     | -             | none");
         let json = json(&[row(70.5, Some(0.5))], json!({"cores": 2}));
         assert_eq!(json["rows"][0]["missed"], true);
     }
