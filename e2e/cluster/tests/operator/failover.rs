@@ -174,7 +174,7 @@ async fn a_leader_that_crashes_in_a_wake_has_launched_once() {
     // It does not learn what came of its launch, and holds the lease while it hangs.
     let lanes = Lanes::new(
         &world,
-        [("acme".to_owned(), Point::AfterFirst("RunInstances"))],
+        [("acme".to_owned(), Point::After("RunInstances", 0))],
     );
     let first = Launch {
         seer: Some(lanes.clone()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_aws_emulator::{Instance, InstanceState, Timings, VolumeState};
+use halo_aws_emulator::{Instance, InstanceState, Timings, Volume, VolumeState};
 use halo_crds::status::{NodeState, Phase};
 use halo_crds::{FINALIZER, HaloSubstrate, TENANT_LABEL, condition};
 use halo_e2e_cluster::eventually;
@@ -53,15 +53,24 @@ pub fn namespace(tenant: &str) -> String {
 /// Tenants, and where the operator is to stop for each.
 pub type Points = BTreeMap<String, Point>;
 
-/// A point before and one after each of so many effects, for tenants whose names begin so.
-pub fn points(prefix: &str, effects: usize) -> Points {
-    let both = |k: usize| {
-        [
-            (format!("{prefix}-{k}-before"), Point::Before(k)),
-            (format!("{prefix}-{k}-after"), Point::After(k)),
-        ]
-    };
-    (0..effects).flat_map(both).collect()
+/// On which sides of an effect there are points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    Both,
+    After,
+}
+
+/// Points at each of these effects, each with a tenant.
+pub fn points(effects: &[&'static str], sides: Sides) -> Points {
+    let mut points = Points::new();
+    for (k, action) in effects.iter().enumerate() {
+        let times = effects.iter().take(k).filter(|one| *one == action).count();
+        points.insert(format!("t-{k}-after"), Point::After(action, times));
+        if sides == Sides::Both {
+            points.insert(format!("t-{k}-before"), Point::Before(action, times));
+        }
+    }
+    points
 }
 
 /// Many tenants in one world.
@@ -107,6 +116,8 @@ impl Crowd {
         eventually(DEADLINE, move || {
             let is = is.clone();
             async move {
+                // All at once are many, and most looks are in vain.
+                tokio::time::sleep(Duration::from_millis(150)).await;
                 let api: kube::Api<HaloSubstrate> = kube::Api::all(self.world.client.clone());
                 let all = api.list(&ListParams::default()).await;
                 let all = all.map_err(|error| error.to_string())?;
@@ -158,15 +169,17 @@ impl Crowd {
         }
     }
 
-    /// Waits for every tenant to come to its point; those that never do must satisfy `is`, which is where all end.
-    pub async fn run_into(
+    /// Waits for every tenant to come to its point. Which writes of a status there are depends on what is seen when, so that some are
+    /// never come to: then `is` holds, which is where all end. What is done to the cloud is always come to.
+    async fn run_into(
         &self,
+        what: &str,
         points: &Points,
         lanes: &Lanes,
         is: impl AsyncFn(&str) -> bool,
-    ) -> usize {
+    ) {
         let mut reached = 0;
-        for tenant in points.keys() {
+        for (tenant, point) in points {
             let stopped = eventually(DEADLINE, || async {
                 if lanes.is_stopped(tenant) {
                     return Ok(true);
@@ -174,27 +187,46 @@ impl Crowd {
                 if is(tenant).await {
                     return Ok(false);
                 }
-                Err(format!("{tenant}: {:#?}", lanes.lines(tenant)))
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(format!("{tenant} {point:?}: {:#?}", lanes.lines(tenant)))
             });
-            reached += usize::from(stopped.await);
+            let stopped = stopped.await;
+            reached += usize::from(stopped);
+            if let Point::Before(action, 0) | Point::After(action, 0) = point {
+                let of_cloud = !action.contains(' ');
+                let lines = lanes.lines(tenant);
+                assert!(
+                    stopped || !of_cloud,
+                    "{what} {tenant} {point:?}: {lines:#?}"
+                );
+            }
         }
-        reached
+        assert!(
+            reached * 2 >= points.len(),
+            "{what}: {reached} of {}",
+            points.len()
+        );
     }
 
+    /// The instances that a tenant ever had.
     pub fn instances(&self, tenant: &str) -> Vec<Instance> {
-        let state = self.world.emulator.state();
-        let all = state.instances.into_values();
-        all.filter(|one| one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant))
-            .collect()
+        self.world.emulator.look(|view| {
+            let all = view.state.instances.values();
+            let own = all.filter(|one| one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant));
+            own.cloned().collect()
+        })
     }
 
-    pub fn data_volumes(&self, tenant: &str) -> Vec<halo_aws_emulator::Volume> {
-        let all = self.world.volumes().into_iter();
-        all.filter(|one| {
-            one.tags.contains_key(ZONE_TAG)
-                && one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant)
+    /// The volumes of a tenant, but those that end with their instance.
+    pub fn data_volumes(&self, tenant: &str) -> Vec<Volume> {
+        self.world.emulator.look(|view| {
+            let all = view.state.volumes.values();
+            let own = all.filter(|one| {
+                one.tags.contains_key(ZONE_TAG)
+                    && one.tags.get(TENANT_LABEL).is_some_and(|of| of == tenant)
+            });
+            own.cloned().collect()
         })
-        .collect()
     }
 
     /// Waits until the cloud has something of each.
@@ -238,8 +270,16 @@ impl Crowd {
             assert_eq!(living[0].state, InstanceState::Running, "{tenant}");
             let volumes = self.data_volumes(tenant);
             assert_eq!(volumes.len(), 1, "{tenant}: {volumes:#?}");
-            let holder = volumes[0].attachment.as_ref().map(|on| &on.instance);
-            assert_eq!(holder, Some(&living[0].id), "{tenant}");
+            // A pod that is ready here has not looked whether its weights are there.
+            eventually(DEADLINE, || async {
+                let volumes = self.data_volumes(tenant);
+                let holder = volumes[0].attachment.as_ref();
+                match holder.is_some_and(|on| on.instance == living[0].id) {
+                    true => Ok(()),
+                    false => Err(format!("{tenant}: {volumes:#?}")),
+                }
+            })
+            .await;
             let own = nodes
                 .iter()
                 .filter(|one| one.labels().get(TENANT_LABEL) == Some(tenant));
@@ -326,8 +366,8 @@ impl Crowd {
         }
     }
 
-    /// A tenant's effects of a run that nothing disturbs, once nothing more follows.
-    pub async fn effects(&self, tenant: &str, lanes: &Lanes, what: &str) -> usize {
+    /// The actions of a tenant in a run that nothing disturbs, once nothing more follows.
+    pub async fn effects(&self, tenant: &str, lanes: &Lanes) -> Vec<&'static str> {
         loop {
             let before = lanes.count();
             a_while().await;
@@ -335,10 +375,54 @@ impl Crowd {
                 break;
             }
         }
-        let lines = lanes.lines(tenant);
-        assert!(lines.len() > 2, "{what}: {lines:#?}");
-        eprintln!("{what}: {lines:#?}");
-        lines.len()
+        let seen = lanes.seen(tenant).into_iter();
+        seen.map(|seen| seen.effect.action).collect()
+    }
+
+    /// Wakes all; an operator that crashes at these points, and one that goes on.
+    pub async fn wake(&mut self, tenants: &[String], points: Points) {
+        let (operator, lanes) = self.operator(points.clone()).await;
+        self.ask(tenants).await;
+        let is = async |tenant: &str| self.now(tenant).await.is_some_and(|one| is_awake(&one));
+        self.run_into("a wake", &points, &lanes, is).await;
+        operator.crash();
+        let (operator, _) = self.operator(Points::new()).await;
+        self.woken(tenants);
+        self.assert_awake(tenants).await;
+        operator.crash();
+    }
+
+    /// Lets all fall asleep, as [`Crowd::wake`] wakes them.
+    pub async fn sleep(&mut self, tenants: &[String], points: Points) {
+        let (operator, lanes) = self.operator(points.clone()).await;
+        self.fall_silent(tenants).await;
+        let is = async |tenant: &str| self.now(tenant).await.is_some_and(|one| is_asleep(&one));
+        self.run_into("a sleep", &points, &lanes, is).await;
+        operator.crash();
+        let (operator, _) = self.operator(Points::new()).await;
+        self.assert_asleep(tenants).await;
+        operator.crash();
+    }
+
+    /// Deletes all, as [`Crowd::wake`] wakes them.
+    pub async fn end(&mut self, tenants: &[String], points: Points) {
+        let (operator, lanes) = self.operator(points.clone()).await;
+        self.delete(tenants).await;
+        let is = async |tenant: &str| {
+            let found = self.world.tenants().get_opt(tenant).await;
+            found.is_ok_and(|found| found.is_none())
+        };
+        self.run_into("a deletion", &points, &lanes, is).await;
+        operator.crash();
+        let (operator, _) = self.operator(Points::new()).await;
+        self.assert_gone(tenants).await;
+        operator.crash();
+    }
+
+    /// A tenant's substrate as it is now.
+    pub async fn now(&self, tenant: &str) -> Option<HaloSubstrate> {
+        let api = self.world.substrates(&namespace(tenant));
+        api.get_opt(NAME).await.ok().flatten()
     }
 }
 

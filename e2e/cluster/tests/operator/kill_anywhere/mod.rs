@@ -10,122 +10,105 @@ use std::collections::BTreeSet;
 use halo_aws_emulator::{Fault, Timings, faults::When};
 use halo_e2e_cluster::eventually;
 
-use self::crowd::{Crowd, Idle, NAME, Points, is_asleep, is_awake, namespace, points};
+use self::crowd::{Crowd, Idle, Points, Sides, is_asleep, is_awake, points};
 use crate::support::DEADLINE;
 use crate::support::lanes::Point;
 
 /// Every point of a wake, of a sleep and of a deletion.
-async fn everywhere(idle: Idle, change: impl FnOnce(&mut Timings)) {
+async fn everywhere(idle: Idle, sides: Sides, change: impl FnOnce(&mut Timings)) {
     let mut crowd = Crowd::start(idle, change).await;
 
-    // What there is to be disturbed.
+    // What there is to be disturbed. The wake that counts is the first where instances end, and the second where they stop.
     let first = vec!["undisturbed".to_owned()];
     let (operator, _) = crowd.operator(Points::new()).await;
     crowd.make(&first).await;
     crowd.all(&first, is_asleep).await;
     operator.crash();
-    let (operator, lanes) = crowd.operator(Points::new()).await;
-    crowd.ask(&first).await;
-    crowd.woken(&first);
-    crowd.assert_awake(&first).await;
-    let wakes = crowd.effects("undisturbed", &lanes, "a wake").await;
-    operator.crash();
-    let (operator, lanes) = crowd.operator(Points::new()).await;
-    crowd.fall_silent(&first).await;
-    crowd.assert_asleep(&first).await;
-    let sleeps = crowd.effects("undisturbed", &lanes, "a sleep").await;
-    crowd.ask(&first).await;
-    crowd.woken(&first);
-    crowd.assert_awake(&first).await;
-    operator.crash();
+    let mut wakes = Vec::new();
+    let mut sleeps = Vec::new();
+    for round in 0..2 {
+        let (operator, lanes) = crowd.operator(Points::new()).await;
+        crowd.ask(&first).await;
+        crowd.woken(&first);
+        crowd.assert_awake(&first).await;
+        if (round == 1) == (idle == Idle::Stop) {
+            wakes = crowd.effects("undisturbed", &lanes).await;
+        }
+        operator.crash();
+        if round == 0 {
+            let (operator, lanes) = crowd.operator(Points::new()).await;
+            crowd.fall_silent(&first).await;
+            crowd.assert_asleep(&first).await;
+            sleeps = crowd.effects("undisturbed", &lanes).await;
+            operator.crash();
+        }
+    }
     let (operator, lanes) = crowd.operator(Points::new()).await;
     crowd.delete(&first).await;
     crowd.assert_gone(&first).await;
-    let ends = crowd.effects("undisturbed", &lanes, "a deletion").await;
+    let ends = crowd.effects("undisturbed", &lanes).await;
+    let (launch, end) = match idle {
+        Idle::Terminate => ("RunInstances", "TerminateInstances"),
+        Idle::Stop => ("StartInstances", "StopInstances"),
+    };
+    assert!(wakes.contains(&launch), "{wakes:?}");
+    assert!(sleeps.contains(&end), "{sleeps:?}");
+    assert!(ends.contains(&"TerminateInstances"), "{ends:?}");
 
-    // A tenant for each point; the tenants of the longest of the three serve for all.
-    let most = wakes.max(sleeps).max(ends);
-    let tenants: Vec<String> = points("t", most).into_keys().collect();
+    // A tenant for each point; those of the longest of the three serve for all.
+    let (wakes, sleeps, ends) = (
+        points(&wakes, sides),
+        points(&sleeps, sides),
+        points(&ends, sides),
+    );
+    let longest = [&wakes, &sleeps, &ends]
+        .into_iter()
+        .max_by_key(|all| all.len());
+    let tenants: Vec<String> = longest
+        .into_iter()
+        .flat_map(|all| all.keys().cloned())
+        .collect();
     crowd.make(&tenants).await;
     crowd.all(&tenants, is_asleep).await;
     operator.crash();
-
-    let stops = points("t", wakes);
-    let (operator, lanes) = crowd.operator(stops.clone()).await;
-    crowd.ask(&tenants).await;
-    let awake = async |tenant: &str| {
-        let found = crowd.world.substrates(&namespace(tenant)).get(NAME).await;
-        found.is_ok_and(|found| is_awake(&found))
-    };
-    let reached = crowd.run_into(&stops, &lanes, awake).await;
-    assert!(
-        reached * 10 >= stops.len() * 8,
-        "{reached} of {} points of a wake",
-        stops.len()
-    );
-    operator.crash();
-    let (operator, _) = crowd.operator(Points::new()).await;
-    crowd.woken(&tenants);
-    crowd.assert_awake(&tenants).await;
-    operator.crash();
-
-    let stops = points("t", sleeps);
-    let (operator, lanes) = crowd.operator(stops.clone()).await;
-    crowd.fall_silent(&tenants).await;
-    let asleep = async |tenant: &str| {
-        let found = crowd.world.substrates(&namespace(tenant)).get(NAME).await;
-        found.is_ok_and(|found| is_asleep(&found))
-    };
-    let reached = crowd.run_into(&stops, &lanes, asleep).await;
-    assert!(
-        reached * 10 >= stops.len() * 8,
-        "{reached} of {} points of a sleep",
-        stops.len()
-    );
-    operator.crash();
-    let (operator, _) = crowd.operator(Points::new()).await;
-    crowd.assert_asleep(&tenants).await;
-    crowd.ask(&tenants).await;
-    crowd.woken(&tenants);
-    crowd.assert_awake(&tenants).await;
-    operator.crash();
-
-    let stops = points("t", ends);
-    let (operator, lanes) = crowd.operator(stops.clone()).await;
-    crowd.delete(&tenants).await;
-    let gone = async |tenant: &str| {
-        let found = crowd.world.tenants().get_opt(tenant).await;
-        found.is_ok_and(|found| found.is_none())
-    };
-    let reached = crowd.run_into(&stops, &lanes, gone).await;
-    assert!(
-        reached * 10 >= stops.len() * 8,
-        "{reached} of {} points of a deletion",
-        stops.len()
-    );
-    operator.crash();
-    let (operator, _) = crowd.operator(Points::new()).await;
-    crowd.assert_gone(&tenants).await;
+    match idle {
+        Idle::Terminate => {
+            crowd.wake(&tenants, wakes).await;
+            crowd.sleep(&tenants, sleeps).await;
+            crowd.wake(&tenants, Points::new()).await;
+        }
+        Idle::Stop => {
+            crowd.wake(&tenants, Points::new()).await;
+            crowd.sleep(&tenants, sleeps).await;
+            crowd.wake(&tenants, wakes).await;
+        }
+    }
+    crowd.end(&tenants, ends).await;
     crowd.world.assert_no_double_launch();
     assert!(crowd.world.living().is_empty());
     assert!(crowd.world.pool_nodes().await.is_empty());
-    operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_instances_end() {
-    everywhere(Idle::Terminate, |timings| *timings = Timings::instant()).await;
+    everywhere(Idle::Terminate, Sides::Both, |timings| {
+        *timings = Timings::instant()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_instances_stop() {
-    everywhere(Idle::Stop, |timings| *timings = Timings::instant()).await;
+    everywhere(Idle::Stop, Sides::After, |timings| {
+        *timings = Timings::instant()
+    })
+    .await;
 }
 
 /// New instances are invisible for a while and Describe shows the state of a while ago: what is not listed is not therefore absent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_cloud_is_late() {
-    everywhere(Idle::Terminate, |timings| {
+    everywhere(Idle::Terminate, Sides::After, |timings| {
         *timings = Timings {
             visible_after_ms: 700,
             stale_ms: 400,
@@ -153,8 +136,8 @@ async fn one_effect_a_life() {
     crowd.ask(&one).await;
     crowd.woken(&one);
     let awake = async || {
-        let found = crowd.world.substrates("halo-mayfly").get(NAME).await;
-        found.is_ok_and(|found| is_awake(&found))
+        let found = crowd.now("mayfly").await;
+        found.is_some_and(|found| is_awake(&found))
     };
     live_and_die(&crowd, &mut lives, awake).await;
     assert!(
@@ -164,8 +147,8 @@ async fn one_effect_a_life() {
     crowd.assert_awake(&one).await;
     crowd.fall_silent(&one).await;
     let asleep = async || {
-        let found = crowd.world.substrates("halo-mayfly").get(NAME).await;
-        found.is_ok_and(|found| is_asleep(&found))
+        let found = crowd.now("mayfly").await;
+        found.is_some_and(|found| is_asleep(&found))
     };
     live_and_die(&crowd, &mut lives, asleep).await;
     assert!(
@@ -191,7 +174,7 @@ async fn one_effect_a_life() {
 /// Operators that die after their first effect, one after the other, until it is so.
 async fn live_and_die(crowd: &Crowd, lives: &mut BTreeSet<String>, is: impl AsyncFn() -> bool) {
     for _ in 0..200 {
-        let points = Points::from([("mayfly".to_owned(), Point::After(0))]);
+        let points = Points::from([("mayfly".to_owned(), Point::AfterOne)]);
         let (operator, lanes) = crowd.operator(points).await;
         let died = eventually(DEADLINE, || async {
             if lanes.is_stopped("mayfly") {

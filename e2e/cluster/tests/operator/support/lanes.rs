@@ -14,21 +14,24 @@ use tokio::sync::watch;
 
 use super::{Names, SYSTEM, Seen, World};
 
-/// Where it stops for a tenant. Effects count from 0, by when they begin.
+/// Where it stops for a tenant: at an action, and at which time of it, from 0. Counted so, because what is done at the same time comes in
+/// any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// Before this effect.
-    Before(usize),
-    /// After this effect, whose outcome the operator does not learn.
-    After(usize),
-    /// After the first effect of this action.
-    AfterFirst(&'static str),
+    /// Before it.
+    Before(&'static str, usize),
+    /// After it; the operator does not learn what came of it.
+    After(&'static str, usize),
+    /// After the first effect, whatever it is.
+    AfterOne,
 }
 
 /// What is known of each tenant's effects. One operator has one.
 pub struct Lanes {
     emulator: Arc<Emulator>,
     nodes: Names,
+    /// Tenants of what is or was in the cloud.
+    known: Mutex<BTreeMap<String, String>>,
     state: Mutex<BTreeMap<String, Lane>>,
     stopped: watch::Sender<BTreeSet<String>>,
 }
@@ -38,6 +41,14 @@ struct Lane {
     point: Option<Point>,
     seen: Vec<Seen>,
     stopped: bool,
+}
+
+impl Lane {
+    /// How often this action was begun before the effect of this index.
+    fn times(&self, action: &str, index: usize) -> usize {
+        let before = self.seen.iter().take(index);
+        before.filter(|seen| seen.effect.action == action).count()
+    }
 }
 
 impl Lanes {
@@ -53,6 +64,7 @@ impl Lanes {
         Arc::new(Self {
             emulator: world.emulator.clone(),
             nodes: world.machines.names(),
+            known: Mutex::default(),
             state: Mutex::new(points.collect()),
             stopped: watch::Sender::default(),
         })
@@ -67,9 +79,15 @@ impl Lanes {
             .unwrap_or_default()
     }
 
-    /// A tenant's effects as `action object` lines.
+    /// A tenant's effects as `action object` lines, with those that failed marked.
     pub fn lines(&self, tenant: &str) -> Vec<String> {
-        let line = |seen: &Seen| format!("{} {}", seen.effect.action, seen.effect.object);
+        let line = |seen: &Seen| {
+            let failed = match seen.outcome {
+                Some(false) => " (failed)",
+                _ => "",
+            };
+            format!("{} {}{failed}", seen.effect.action, seen.effect.object)
+        };
         self.seen(tenant).iter().map(line).collect()
     }
 
@@ -105,8 +123,13 @@ impl Lanes {
                 tags.get(TENANT_LABEL).cloned()
             })
         };
-        if let Some(tenant) = tagged(object) {
-            return tenant;
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let tenant = known.get(object).cloned().or_else(|| tagged(object));
+            if let Some(tenant) = tenant {
+                known.insert(object.to_owned(), tenant.clone());
+                return tenant;
+            }
         }
         if let Some((namespace, name)) = object.split_once('/') {
             let tenant = match namespace {
@@ -142,7 +165,8 @@ impl Witness for Lanes {
         let stops = {
             let mut state = self.lock();
             let lane = state.entry(tenant.clone()).or_default();
-            lane.stopped |= lane.point == Some(Point::Before(lane.seen.len()));
+            let times = lane.times(effect.action, lane.seen.len());
+            lane.stopped |= lane.point == Some(Point::Before(effect.action, times));
             if !lane.stopped {
                 lane.seen.push(Seen {
                     effect: effect.clone(),
@@ -164,8 +188,9 @@ impl Witness for Lanes {
             let under_way = |seen: &Seen| seen.outcome.is_none() && seen.effect == *effect;
             if let Some(index) = lane.seen.iter().position(under_way) {
                 lane.seen[index].outcome = Some(succeeded);
-                lane.stopped |= lane.point == Some(Point::After(index))
-                    || lane.point == Some(Point::AfterFirst(effect.action));
+                let times = lane.times(effect.action, index);
+                let after = Point::After(effect.action, times);
+                lane.stopped |= lane.point == Some(after) || lane.point == Some(Point::AfterOne);
             }
             lane.stopped
         };
