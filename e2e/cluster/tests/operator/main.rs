@@ -12,4 +12,5 @@ mod keys;
 mod kill_anywhere;
 mod support;
 mod tenant;
+mod trouble;
 mod wake_and_sleep;
