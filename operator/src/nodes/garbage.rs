@@ -143,12 +143,13 @@ pub async fn round(ctx: &Context, rounds: &mut Rounds) {
     let pace = &ctx.settings.pace;
     for (uid, orphan) in rounds.orphans(&holdings, listed_at, |uid| live.contains(uid), pace, now) {
         tracing::warn!(%uid, ?orphan, "belongs to no HaloSubstrate: it goes");
-        let ended = match &orphan {
-            Orphan::Instance(instance) => end_orphan(ctx, instance).await,
-            Orphan::Volume(volume) => delete_orphan(ctx, volume).await,
+        let (kind, ended) = match &orphan {
+            Orphan::Instance(instance) => ("instance", end_orphan(ctx, instance).await),
+            Orphan::Volume(volume) => ("volume", delete_orphan(ctx, volume).await),
         };
-        if let Err(error) = ended {
-            tracing::warn!(%uid, ?orphan, %error, "it cannot be ended now");
+        match ended {
+            Ok(()) => ctx.metrics.orphan(kind),
+            Err(error) => tracing::warn!(%uid, ?orphan, %error, "it cannot be ended now"),
         }
     }
 }

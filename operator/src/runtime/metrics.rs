@@ -104,6 +104,7 @@ pub struct Metrics {
     cloud_batch: HistogramVec,
     cloud_delayed: CounterVec,
     ice: IntCounterVec,
+    orphans: IntCounterVec,
     phases: IntGaugeVec,
     wake_stages: HistogramVec,
     node_seconds: CounterVec,
@@ -240,6 +241,11 @@ impl Metrics {
                 "How long calls were held back by the operator's own pace",
                 &["action"],
             )?,
+            orphans: make.counter(
+                "halo_operator_orphans_ended_total",
+                "Instances and volumes that were ended because they belonged to no HaloSubstrate",
+                &["kind"],
+            )?,
             ice: make.counter(
                 "halo_substrate_ice_total",
                 "Launches refused for want of capacity, by type and zone",
@@ -286,6 +292,11 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Something that belonged to nothing was ended: `instance` or `volume`.
+    pub fn orphan(&self, kind: &'static str) {
+        self.orphans.with_label_values(&[kind]).inc();
     }
 
     /// A launch was refused for want of capacity.
