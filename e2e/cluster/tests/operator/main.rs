@@ -10,6 +10,7 @@ mod failover;
 mod isolation;
 mod keys;
 mod kill_anywhere;
+mod refusals;
 mod support;
 mod tenant;
 mod trouble;

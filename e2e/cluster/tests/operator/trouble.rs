@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use halo_aws_emulator::Fault;
-use halo_aws_emulator::faults::When;
 use halo_crds::status::{NodeState, Phase};
 use halo_e2e_cluster::eventually;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -402,32 +400,4 @@ async fn an_instance_that_somebody_stops_is_started_again() {
         .await;
     world.phase("halo-acme", "demo", Phase::Awake).await;
     assert_eq!(world.launches(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_are_lost_launch_once() {
-    let world = World::start().await;
-    let operator = world.operator().await;
-    world
-        .tenant_with_substrate("acme", objects::substrate("acme", "demo"))
-        .await;
-    // What it may do was asked by dry runs, which are not to be met.
-    world
-        .cloud_is("the question is answered", |view| {
-            let mut calls = view.calls.iter();
-            calls.any(|call| call.action == "RunInstances" && call.decided_at_us.is_some())
-        })
-        .await;
-    // So many that the client's own repetitions are used up.
-    let lost = Fault::cut("RunInstances", When::After).times(Some(12));
-    world.emulator.add_fault(lost);
-    world
-        .gateway("gateway-0")
-        .asks("halo-acme", "demo", 1)
-        .await;
-    world.phase("halo-acme", "demo", Phase::Awake).await;
-    assert!(world.asked_for("RunInstances") > 1);
-    assert_eq!(world.launches(), 1);
-    world.assert_no_double_launch();
-    operator.stop().await;
 }
