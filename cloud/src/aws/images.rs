@@ -65,7 +65,8 @@ impl Images {
 }
 
 async fn ask(session: &AwsSession, parameter: &str) -> Result<String, CloudError> {
-    let found = ssm::get_parameter(session, parameter, false).await?;
+    let found = ssm::get_parameter(session, parameter, false).await;
+    let found = found.map_err(|error| naming(parameter, error))?;
     std::str::from_utf8(&found.value)
         .ok()
         .map(str::trim)
@@ -79,6 +80,18 @@ async fn ask(session: &AwsSession, parameter: &str) -> Result<String, CloudError
                 "the parameter {parameter} is not an image id such as ami-0123456789abcdef0"
             ),
         })
+}
+
+/// A failure that says which parameter it is about; SSM's own words for one that does not exist are empty.
+fn naming(parameter: &str, mut error: CloudError) -> CloudError {
+    if !is_passing(error.failure) && !error.message.contains(parameter) {
+        let words = std::mem::take(&mut error.message);
+        error.message = match words.is_empty() {
+            true => format!("the parameter {parameter}"),
+            false => format!("the parameter {parameter}: {words}"),
+        };
+    }
+    error
 }
 
 fn is_image(id: &str) -> bool {
