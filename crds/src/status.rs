@@ -198,6 +198,10 @@ pub struct NodeSlot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
 
+    /// Since when that volume is recorded: a listing from soon after may not show it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_since: Option<Time>,
+
     /// The node's name, once it has registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

@@ -120,6 +120,7 @@ fn restored(number: u32, instance: &Instance, now: Timestamp) -> NodeSlot {
         instance: None,
         volume: None,
         node: None,
+        volume_since: None,
         running_since: None,
     };
     take(&mut slot, instance, now);

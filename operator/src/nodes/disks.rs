@@ -5,6 +5,7 @@ use halo_crds::pool::VolumeDeletionPolicy;
 use halo_crds::status::NodeState;
 
 use super::plan::{NodeAction, Pool};
+use super::slots::stamp;
 use super::tags;
 use super::work::Work;
 
@@ -56,7 +57,8 @@ fn drive_slot(work: &mut Work<'_>, index: usize) {
         .or_else(|| usable.iter().find(recorded))
         .or_else(|| usable.iter().min_by_key(|v| (v.created_at, &v.id)));
     let Some(volume) = chosen else {
-        if slot.volume.is_some() && !work.listing_is_past_grace(slot.since.0) {
+        let made = slot.volume_since.as_ref().unwrap_or(&slot.since);
+        if slot.volume.is_some() && !work.listing_is_past_grace(made.0) {
             // It was made a moment ago; the listing will show it.
             work.moving = true;
         } else if let Some(until) = work.waits_until() {
@@ -67,7 +69,11 @@ fn drive_slot(work: &mut Work<'_>, index: usize) {
         }
         return;
     };
-    work.plan.slots[index].volume = Some(volume.id.0.clone());
+    if slot.volume.as_ref() != Some(&volume.id.0) {
+        let recorded = &mut work.plan.slots[index];
+        recorded.volume = Some(volume.id.0.clone());
+        recorded.volume_since = Some(stamp(work.pool.now));
+    }
     let runs = |i: &halo_cloud::Instance| i.state == InstanceState::Running;
     match &volume.state {
         VolumeState::InUse(holder) if *holder == instance => {}

@@ -203,6 +203,7 @@ async fn ask(
         instance: None,
         volume: None,
         node: None,
+        volume_since: None,
         running_since: None,
     };
     let asked = async {

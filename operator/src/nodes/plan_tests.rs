@@ -311,9 +311,13 @@ fn volumes_are_made_once_and_attached_when_the_instance_runs() {
     assert!(scene.plan().actions.is_empty());
     scene.volumes[2].state = VolumeState::InUse(id(0));
     assert!(scene.plan().actions.is_empty());
-    // One that vanished is made again, under another token.
+    // It was made long after its instance: a listing from soon after may not show it yet.
     scene.volumes.pop();
     scene.listed_at = Some(at(60));
+    scene.slots[0].volume_since = Some(super::slots::stamp(at(30)));
+    assert!(scene.plan().actions.is_empty());
+    // One that vanished is made again, under another token.
+    scene.slots[0].volume_since = Some(super::slots::stamp(at(0)));
     let plan = scene.plan();
     assert_eq!(plan.actions, [Do::CreateVolume { slot: 0 }]);
     assert_eq!(plan.slots[0].volume.as_deref(), Some("vol-0za"));

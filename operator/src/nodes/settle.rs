@@ -65,6 +65,7 @@ pub fn settle(
         (NodeAction::CreateVolume { slot }, Outcome::Volume(volume)) => {
             if let Some(slot) = find(slots, *slot).filter(|s| s.zone == volume.zone) {
                 slot.volume = Some(volume.id.0.clone());
+                slot.volume_since = Some(slots::stamp(scene.now));
             }
         }
         (NodeAction::Drain { slot, .. }, Outcome::Done) => {

@@ -163,6 +163,7 @@ fn volumes_and_nodes() {
     let create = Do::CreateVolume { slot: 0 };
     let (slots, _) = after(3, slot(0, State::Pending), &create, &made);
     assert_eq!(slots[0].volume.as_deref(), Some("vol-0za"));
+    assert!(slots[0].volume_since.is_some());
     let elsewhere = Outcome::Volume(volume(0, "zb", VolumeState::Creating));
     let (slots, _) = after(3, slot(0, State::Pending), &create, &elsewhere);
     assert_eq!(slots[0].volume, None);

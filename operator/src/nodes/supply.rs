@@ -102,6 +102,7 @@ fn launch(work: &mut Work<'_>) -> bool {
                 instance: None,
                 volume: None,
                 node: None,
+                volume_since: None,
                 running_since: None,
             });
             true

@@ -49,6 +49,7 @@ pub fn slot(number: u32, state: NodeState) -> NodeSlot {
         instance: (!launching).then(|| format!("i-{number}")),
         volume: None,
         node: None,
+        volume_since: None,
         running_since: None,
     }
 }

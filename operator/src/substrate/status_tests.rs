@@ -94,6 +94,7 @@ fn slot(state: NodeState) -> NodeSlot {
         instance: None,
         volume: None,
         node: None,
+        volume_since: None,
         running_since: None,
     }
 }

@@ -19,6 +19,7 @@ fn slot(state: NodeState, since: i64) -> NodeSlot {
         instance: (state != NodeState::Launching).then(|| "i-1".to_owned()),
         volume: None,
         node: (state == NodeState::Ready).then(|| "node-1".to_owned()),
+        volume_since: None,
         running_since: None,
     }
 }
