@@ -22,6 +22,9 @@ pub const LONG: Duration = Duration::from_secs(3600);
 /// The name of every substrate here; there is one a tenant.
 pub const NAME: &str = "demo";
 
+/// So long nobody leads after a crash, by the operators' clock: longer than what is new may be missing from a listing.
+const AWAY: Duration = Duration::from_secs(4);
+
 /// The tag that data volumes have and root volumes do not.
 pub const ZONE_TAG: &str = "halo.howdify.io/zone";
 
@@ -386,6 +389,7 @@ impl Crowd {
         let is = async |tenant: &str| self.now(tenant).await.is_some_and(|one| is_awake(&one));
         self.run_into("a wake", &points, &lanes, is).await;
         operator.crash();
+        self.world.clock.forward(AWAY);
         let (operator, _) = self.operator(Points::new()).await;
         self.woken(tenants);
         self.assert_awake(tenants).await;
@@ -399,6 +403,7 @@ impl Crowd {
         let is = async |tenant: &str| self.now(tenant).await.is_some_and(|one| is_asleep(&one));
         self.run_into("a sleep", &points, &lanes, is).await;
         operator.crash();
+        self.world.clock.forward(AWAY);
         let (operator, _) = self.operator(Points::new()).await;
         self.assert_asleep(tenants).await;
         operator.crash();
@@ -414,6 +419,7 @@ impl Crowd {
         };
         self.run_into("a deletion", &points, &lanes, is).await;
         operator.crash();
+        self.world.clock.forward(AWAY);
         let (operator, _) = self.operator(Points::new()).await;
         self.assert_gone(tenants).await;
         operator.crash();
