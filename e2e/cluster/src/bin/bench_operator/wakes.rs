@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use futures_util::future;
 
 use super::objects::Key;
-use super::samples::Samples;
+use super::samples::{Samples, ms};
 use super::world::World;
 
 /// How long a wake, or going to sleep again, may take before it counts as failed.
@@ -15,6 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// So many substrates are awake at most before all are put to sleep again.
 const AWAKE: usize = 20;
 
+/// So many of the slowest wakes are named while it runs.
+const SLOWEST: usize = 6;
+
 /// What was measured. Both clocks are this process's, in which the emulator runs.
 #[derive(Debug, Clone, Default)]
 pub struct Wakes {
@@ -22,6 +25,8 @@ pub struct Wakes {
     pub launch: Samples,
     /// From the patch answered to RunInstances received; zero if the launch was first.
     pub after_answer: Samples,
+    /// Each wake's number and its time to launch.
+    order: Vec<(usize, Duration)>,
 }
 
 /// Wakes `count` substrates, `at_once` in each round; a round begins when the one before is recorded in the status.
@@ -43,6 +48,12 @@ pub async fn measure(world: &World, keys: &[Key], count: usize, at_once: usize) 
         }
         world.put_to_sleep(&batch, DEADLINE).await?;
     }
+    wakes.order.sort_by(|a, b| b.1.cmp(&a.1));
+    let slowest = wakes.order.iter().take(SLOWEST);
+    let slowest: Vec<String> = slowest
+        .map(|(number, took)| format!("number {number} {:.1} ms", ms(*took)))
+        .collect();
+    super::say(&format!("the slowest wakes: {}", slowest.join(", ")));
     Ok(wakes)
 }
 
@@ -73,9 +84,9 @@ async fn one_round(world: &World, round: &[Key], wakes: &mut Wakes) -> Result<()
             launches.len()
         );
         let received = launches[0].received;
-        wakes
-            .launch
-            .add(received.saturating_duration_since(demanded.sent));
+        let took = received.saturating_duration_since(demanded.sent);
+        wakes.order.push((wakes.order.len(), took));
+        wakes.launch.add(took);
         wakes
             .after_answer
             .add(received.saturating_duration_since(demanded.answered));
