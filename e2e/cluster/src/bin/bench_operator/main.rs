@@ -214,6 +214,7 @@ async fn measure(arguments: Arguments) -> Result<Outcome> {
     say(&format!("{wakes} wakes, one at a time"));
     let quiet = operator.figures().await?;
     let single = wakes::measure(&world, &keys, wakes, 1).await?;
+    let halfway = operator.figures().await?;
     say(&format!("{wakes} wakes, {at_once} at once"));
     let mark = world.plane.mark()?;
     let batches = wakes::measure(&world, &keys, wakes, at_once).await?;
@@ -234,7 +235,16 @@ async fn measure(arguments: Arguments) -> Result<Outcome> {
     let mut rows = vec![
         report::wake(1, &single, &one),
         report::wake(at_once, &batches, &many),
-        report::queue("during the wakes", &waits(&quiet, &woken), Some(&many)),
+        report::queue(
+            "wakes singly, to sleep by twenties",
+            &waits(&quiet, &halfway),
+            Some(&one),
+        ),
+        report::queue(
+            &format!("wakes by {at_once}, to sleep by twenties"),
+            &waits(&halfway, &woken),
+            Some(&many),
+        ),
         report::queue("while all are applied", &waits(&idle, &applied), None),
     ];
     rows.extend(report::scale(count, &scale, cores));
