@@ -48,7 +48,9 @@ pub async fn measure(world: &World, keys: &[Key], count: usize, at_once: usize) 
         }
         world.put_to_sleep(&batch, DEADLINE).await?;
     }
-    wakes.order.sort_by(|a, b| b.1.cmp(&a.1));
+    wakes
+        .order
+        .sort_by_key(|(_, took)| std::cmp::Reverse(*took));
     let slowest = wakes.order.iter().take(SLOWEST);
     let slowest: Vec<String> = slowest
         .map(|(number, took)| format!("number {number} {:.1} ms", ms(*took)))
