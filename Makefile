@@ -13,7 +13,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: ## Run one whole conversation and a tamper test; ARGS='--help' lists what can be changed
-	$(CARGO) build --release --locked --bins
+	$(CARGO) build --release --locked --bins $(addprefix --package ,halo-e2e halo-gateway halo-substrate halo-emulators halo-audit)
 	$(TARGET)/release/halo-demo $(ARGS)
 
 CHECKS := check-format check-lints check-tests check-vectors check-aws-emulator check-dependencies

@@ -20,7 +20,8 @@ fn rows() -> Vec<(Kind, Value, Value, &'static str)> {
         "spec.tenant cannot change, as keys and receipts carry it: create another HaloSubstrate";
     let pool = "a pool's kind cannot change, as its nodes would be left behind: create another HaloSubstrate";
     let size = "a data volume cannot be resized here: create another HaloSubstrate";
-    let policy = "deletionPolicy cannot change, as each volume carries it: create another HaloSubstrate";
+    let policy =
+        "deletionPolicy cannot change, as each volume carries it: create another HaloSubstrate";
     let spec = |spec: Value| json!({ "spec": spec });
     vec![
         (
