@@ -45,7 +45,7 @@ check-vectors: ## The test vectors, by a checker that shares nothing with the Ru
 
 .PHONY: check-aws-emulator
 check-aws-emulator: ## The AWS emulator against moto, through boto3: every difference is a known one
-	$(CARGO) build --locked --package halo-aws-emulator --bins
+	$(CARGO) build --workspace --bins --locked
 	$(PYTHON) emulators/aws/differential/run.py --emulator $(TARGET)/debug/halo-aws-emulator
 
 .PHONY: check-dependencies
