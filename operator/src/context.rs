@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::effect::Witness;
 use crate::nodes::capacity::CapacityMemory;
 use crate::nodes::fleet::Fleet;
+use crate::nodes::permissions::Permissions;
 use crate::runtime::apply::Writer;
 use crate::runtime::caches::Caches;
 use crate::runtime::events::Events;
@@ -46,6 +47,8 @@ pub struct Context {
     pub fleet: Arc<Fleet>,
     /// Which types have no capacity where.
     pub capacity: Arc<CapacityMemory>,
+    /// Which IAM actions pools lack.
+    pub permissions: Permissions,
     /// Root secrets, in memory only.
     pub roots: Arc<RootStore>,
     /// Events of objects.

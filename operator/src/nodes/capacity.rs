@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::permissions::Permissions;
 use super::plan::PoolBlock;
 use crate::settings::Pace;
 
@@ -74,8 +73,6 @@ pub struct CapacityMemory {
     pace: Pace,
     on_no_capacity: OnNoCapacity,
     memory: Mutex<Memory>,
-    /// Which IAM actions pools lack.
-    pub permissions: Permissions,
 }
 
 /// What one pool's plan knows of refusals; it does not change under the plan.
@@ -136,7 +133,6 @@ impl CapacityMemory {
             pace: pace.clone(),
             on_no_capacity,
             memory: Mutex::default(),
-            permissions: Permissions::default(),
         }
     }
 
@@ -194,7 +190,6 @@ impl CapacityMemory {
     /// Forgets a pool that is gone.
     pub fn forget(&self, uid: &str) {
         self.lock().pools.remove(uid);
-        self.permissions.forget(uid);
     }
 }
 

@@ -27,6 +27,7 @@ use crate::context::{Clock, Context};
 use crate::effect::Witness;
 use crate::nodes::capacity::CapacityMemory;
 use crate::nodes::fleet::Fleet;
+use crate::nodes::permissions::Permissions;
 use crate::settings::Settings;
 use crate::tenant::keys::RootStore;
 
@@ -253,6 +254,7 @@ impl Operator {
             ),
             roots: Arc::new(RootStore::new(secrets, clock.clone(), pace.clone())),
             capacity: Arc::new(capacity),
+            permissions: Permissions::default(),
             settings,
             clock,
             caches,

@@ -85,7 +85,7 @@ pub(super) fn start(
     };
     let (ctx, told) = (context.clone(), look_at.clone());
     helpers.spawn(named("permissions", async move {
-        ctx.capacity.permissions.run(&ctx, told).await;
+        ctx.permissions.run(&ctx, told).await;
     }));
     helpers.spawn(named("fleet changes", async move {
         while let Some(uid) = changes.recv().await {

@@ -112,7 +112,7 @@ pub fn named(ctx: &Context, observed: &Observed, block: Option<&PoolBlock>) -> O
     };
     let mut instances = observed.fleet.instances.iter();
     let alive = instances.find(|instance| !instance.state.is_ending());
-    let known = ctx.capacity.permissions.look(
+    let known = ctx.permissions.look(
         substrate.metadata.uid.as_deref().unwrap_or_default(),
         spec,
         alive.map(|instance| &instance.id),

@@ -334,6 +334,7 @@ async fn release(ctx: &Context, observed: &Observed, uid: &str) -> Result<Option
         .await
         .map_err(Error::Finalizer)?;
     ctx.capacity.forget(uid);
+    ctx.permissions.forget(uid);
     ctx.fleet.busy(uid, false);
     let meta = &observed.substrate.metadata;
     if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
