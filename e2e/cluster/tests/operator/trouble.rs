@@ -289,7 +289,14 @@ async fn a_wake_that_takes_too_long_is_told_and_goes_on() {
     let world = World::start().await;
     let _operator = world.operator().await;
     world
-        .tenant_with_substrate("acme", objects::substrate("acme", "demo"))
+        .tenant_with_substrate(
+            "acme",
+            // Shorter than the time after which a gateway that says nothing counts as dead.
+            with(
+                objects::substrate("acme", "demo"),
+                json!({"spec": {"scaling": {"wakeDeadline": "5m"}}}),
+            ),
+        )
         .await;
     let gateway = world.gateway("gateway-0");
     let held = world.machines.hold_pods("halo-acme/demo");
@@ -302,7 +309,7 @@ async fn a_wake_that_takes_too_long_is_told_and_goes_on() {
                 .is_some_and(|slot| slot.state == NodeState::Ready)
         })
         .await;
-    world.clock.forward(Duration::from_secs(16 * 60));
+    world.clock.forward(Duration::from_secs(6 * 60));
     gateway.asks("halo-acme", "demo", 2).await;
     let said = world
         .substrate_says(
