@@ -246,7 +246,10 @@ impl Task {
         let send = Duration::from_millis(limits.send_ms);
         let (mut link, mut pause, mut told) = (first_link, RETRY_MIN, None);
         loop {
-            let Some(address) = gateway.directory.substrate(&tenant) else {
+            let Some(substrate) = gateway.directory.substrate(&tenant) else {
+                return Err(refused(EndCode::Unavailable, None));
+            };
+            let Some(address) = substrate.pods.first().cloned() else {
                 return Err(refused(EndCode::Unavailable, None));
             };
             let name = LinkName {

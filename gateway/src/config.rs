@@ -326,8 +326,8 @@ mod tests {
         assert_eq!(tenant.content, ContentPolicy::Omit);
         assert!(tenant.revoked.contains(&"lost-phone".parse().unwrap()));
         assert_eq!(
-            directory.substrate(&acme),
-            Some(PodAddress("127.0.0.1:9000".to_owned()))
+            directory.substrate(&acme).unwrap().pods,
+            [PodAddress("127.0.0.1:9000".to_owned())]
         );
         assert!(directory.tenant(&"other".parse().unwrap()).is_none());
     }

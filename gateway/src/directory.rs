@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use halo_receipts::ids::{DeviceId, TenantId};
 use halo_receipts::payload::ContentPolicy;
@@ -31,25 +34,84 @@ impl std::fmt::Display for PodAddress {
     }
 }
 
+/// How far a substrate without a ready pod is, as far as it is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// No pod, and none on its way.
+    #[default]
+    Asleep,
+    /// A node or a pod is being started.
+    Starting,
+    /// A pod runs and is not ready yet: it loads its model.
+    Loading,
+    /// A pod is ready.
+    Ready,
+}
+
+/// A tenant's substrate now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Substrate {
+    /// The pods that are ready, in a stable order.
+    pub pods: Vec<PodAddress>,
+    /// How far it is while there is none.
+    pub stage: Stage,
+    /// How long a wake may take before a request that waits for it is refused; the gateway's own limit if it is not known.
+    pub wake_deadline: Option<Duration>,
+}
+
+/// What a gateway has for a tenant's substrate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Verified requests that wait for a pod.
+    pub waiting: usize,
+    /// Verified requests that a pod answers.
+    pub answering: usize,
+}
+
 /// Tenants and their substrates. Asked again at every step, so that a change takes effect without a restart.
 pub trait Directory: Send + Sync {
     /// A tenant that is served here.
     fn tenant(&self, tenant: &TenantId) -> Option<Arc<Tenant>>;
 
-    /// Where to reach the tenant's substrate now; `None` if it has none at all. A pod that does not listen yet is dialled
-    /// again until the request's time is up.
-    fn substrate(&self, tenant: &TenantId) -> Option<PodAddress>;
+    /// The tenant's substrate now; `None` if it has none at all. A pod that does not listen yet is dialled again until the
+    /// request's time is up.
+    fn substrate(&self, tenant: &TenantId) -> Option<Arc<Substrate>>;
+
+    /// Marked as changed whenever an answer of [`Directory::substrate`] may be another than before. A directory that never changes
+    /// gives a receiver that never is.
+    fn changes(&self) -> watch::Receiver<()>;
+
+    /// Told each time that what this gateway has for the tenant's substrate changes; returns at once. Only verified requests are
+    /// ever counted.
+    fn demand(&self, tenant: &TenantId, demand: Demand);
 }
 
 /// A directory that does not change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StaticDirectory {
-    entries: HashMap<TenantId, (Arc<Tenant>, Option<PodAddress>)>,
+    entries: HashMap<TenantId, (Arc<Tenant>, Option<Arc<Substrate>>)>,
+    changes: watch::Sender<()>,
+}
+
+impl Default for StaticDirectory {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            changes: watch::Sender::new(()),
+        }
+    }
 }
 
 impl StaticDirectory {
     /// Adds a tenant; returns whether it was new.
     pub fn insert(&mut self, id: TenantId, tenant: Tenant, substrate: Option<PodAddress>) -> bool {
+        let substrate = substrate.map(|pod| {
+            Arc::new(Substrate {
+                pods: vec![pod],
+                stage: Stage::Ready,
+                wake_deadline: None,
+            })
+        });
         let entry = (Arc::new(tenant), substrate);
         self.entries.insert(id, entry).is_none()
     }
@@ -61,7 +123,13 @@ impl Directory for StaticDirectory {
         Some(Arc::clone(tenant))
     }
 
-    fn substrate(&self, tenant: &TenantId) -> Option<PodAddress> {
+    fn substrate(&self, tenant: &TenantId) -> Option<Arc<Substrate>> {
         self.entries.get(tenant)?.1.clone()
     }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn demand(&self, _tenant: &TenantId, _demand: Demand) {}
 }

@@ -3,6 +3,7 @@
 //! Who holds a keyring signs and verifies for one tenant in the months that it names, and cannot derive any other key.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -10,7 +11,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::hex;
 use crate::ids::{DeviceId, Epoch, SessionId, TenantId};
 use crate::keys::{
-    DeviceKey, EnrollKey, KeyCheckValue, RootInfo, RootSecret, SessionKey, TenantKey, TenantKeys,
+    DeviceKey, EnrollKey, KeyCheckValue, KeyStore, RootInfo, RootSecret, SessionKey, TenantKey,
+    TenantKeys,
 };
 use crate::time::KeyMonth;
 
@@ -312,6 +314,74 @@ impl TenantKeys for KeyRing {
         generation: u32,
     ) -> Option<DeviceKey> {
         self.device_key_under(self.current.generation, tenant, device, generation)
+    }
+}
+
+/// One generation of a ring.
+struct Generation {
+    ring: Arc<KeyRing>,
+    root: RootInfo,
+}
+
+impl TenantKeys for Generation {
+    fn root(&self) -> RootInfo {
+        self.root
+    }
+
+    fn session_key(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+        epoch: Epoch,
+    ) -> Option<SessionKey> {
+        let generation = self.root.generation;
+        self.ring
+            .session_key_under(generation, tenant, session, epoch)
+    }
+
+    fn device_key(
+        &self,
+        tenant: &TenantId,
+        device: &DeviceId,
+        generation: u32,
+    ) -> Option<DeviceKey> {
+        let root = self.root.generation;
+        self.ring.device_key_under(root, tenant, device, generation)
+    }
+}
+
+impl KeyRing {
+    /// The keys of one generation alone; `None` if it is not held.
+    pub fn generation(self: &Arc<Self>, generation: u32) -> Option<Arc<dyn TenantKeys>> {
+        let root = RootInfo {
+            generation,
+            check_value: self.roots.get(&generation)?.check_value,
+            demo: false,
+        };
+        Some(Arc::new(Generation {
+            ring: Arc::clone(self),
+            root,
+        }))
+    }
+}
+
+impl KeyStore for Arc<KeyRing> {
+    fn current(&self, tenant: &TenantId) -> Option<Arc<dyn TenantKeys>> {
+        (*tenant == self.tenant)
+            .then(|| self.generation(self.current.generation))
+            .flatten()
+    }
+
+    fn held(&self, tenant: &TenantId) -> Vec<Arc<dyn TenantKeys>> {
+        if *tenant != self.tenant {
+            return Vec::new();
+        }
+        let current = self.current.generation;
+        let others = self.roots.keys().rev().filter(|&&other| other != current);
+        std::iter::once(&current)
+            .chain(others)
+            .filter_map(|&generation| self.generation(generation))
+            .collect()
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Every type here is wiped when it is dropped and has no `Debug`, `Clone` or `Serialize`.
 
+use std::sync::Arc;
+
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use hkdf::Hkdf;
@@ -315,6 +317,50 @@ pub trait TenantKeys: Send + Sync {
         device: &DeviceId,
         generation: u32,
     ) -> Option<DeviceKey>;
+}
+
+/// The keys of every tenant that is served here, under every root that they are held for: while a root is being replaced, sessions and
+/// devices of the one before go on.
+pub trait KeyStore: Send + Sync {
+    /// The keys that new sessions of the tenant are opened under; `None` if the tenant is not held here.
+    fn current(&self, tenant: &TenantId) -> Option<Arc<dyn TenantKeys>>;
+
+    /// All keys of the tenant, those of the current root first: a device's credential may be from any of them.
+    fn held(&self, tenant: &TenantId) -> Vec<Arc<dyn TenantKeys>>;
+
+    /// The keys under the root that a session's header names; `None` if that root is not held here.
+    fn under(
+        &self,
+        tenant: &TenantId,
+        generation: u32,
+        check_value: &KeyCheckValue,
+    ) -> Option<Arc<dyn TenantKeys>> {
+        self.held(tenant).into_iter().find(|keys| {
+            let root = keys.root();
+            root.generation == generation && root.check_value == *check_value
+        })
+    }
+}
+
+/// One root for all tenants.
+#[derive(Clone)]
+pub struct OneRoot(Arc<dyn TenantKeys>);
+
+impl OneRoot {
+    /// Everything under these keys.
+    pub fn new(keys: impl TenantKeys + 'static) -> Self {
+        Self(Arc::new(keys))
+    }
+}
+
+impl KeyStore for OneRoot {
+    fn current(&self, _tenant: &TenantId) -> Option<Arc<dyn TenantKeys>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn held(&self, _tenant: &TenantId) -> Vec<Arc<dyn TenantKeys>> {
+        vec![Arc::clone(&self.0)]
+    }
 }
 
 /// What a session header says of the root it was keyed from.

@@ -210,3 +210,32 @@ fn what_was_read_is_wiped() {
     assert!(KeyRing::decode_and_wipe(&mut bytes).is_ok());
     assert!(bytes.is_empty());
 }
+
+#[test]
+fn as_a_store_a_ring_gives_every_generation_the_current_one_first() {
+    let (store, tenant) = (Arc::new(ring(true)), "acme-west".parse().unwrap());
+    let other: TenantId = "acme-east".parse().unwrap();
+    let (session, device) = (SessionId::from_random([5; 16]), "phone".parse().unwrap());
+    let generations: Vec<u32> = store
+        .held(&tenant)
+        .iter()
+        .map(|keys| keys.root().generation)
+        .collect();
+    assert_eq!(generations, [2, 1]);
+    assert_eq!(store.current(&tenant).unwrap().root(), store.root());
+    assert!(store.current(&other).is_none() && store.held(&other).is_empty());
+    let epoch = Epoch(1_767_225_600);
+    for (generation, check_value) in store.generations() {
+        let keys = store.under(&tenant, generation, &check_value).unwrap();
+        let given = keys.session_key(&tenant, &session, epoch).unwrap();
+        let wanted = store.session_key_under(generation, &tenant, &session, epoch);
+        assert_eq!(given.expose(), wanted.unwrap().expose());
+        let given = keys.device_key(&tenant, &device, 3).unwrap();
+        let wanted = store.device_key_under(generation, &tenant, &device, 3);
+        assert_eq!(given.expose(), wanted.unwrap().expose());
+        assert!(keys.session_key(&other, &session, epoch).is_none());
+    }
+    // The same number with another root's check value is another root.
+    let (_, of_two) = store.generations().last().unwrap();
+    assert!(store.under(&tenant, 1, &of_two).is_none());
+}

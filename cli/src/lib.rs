@@ -1,0 +1,1 @@
+//! `halo`: what a platform engineer runs beside kubectl and helm.
