@@ -115,14 +115,30 @@ pub struct TenantEntry {
     /// Requests that may wait for a pod at once.
     #[serde(default = "default_held_requests")]
     pub held_requests: usize,
+    /// Seconds that a request may wait for a pod; `limits.hold_ms` if it is not given.
+    pub held_seconds: Option<u32>,
+    /// Requests that may be with a substrate at once.
+    #[serde(default = "default_concurrent_escalations")]
+    pub concurrent_escalations: usize,
+    /// Devices that may be connected at once.
+    #[serde(default = "default_devices")]
+    pub devices: usize,
 }
 
 fn default_requests_per_minute() -> u32 {
-    600
+    Tenant::default().requests_per_minute
 }
 
 fn default_held_requests() -> usize {
-    32
+    Tenant::default().held_requests
+}
+
+fn default_concurrent_escalations() -> usize {
+    Tenant::default().concurrent_escalations
+}
+
+fn default_devices() -> usize {
+    Tenant::default().devices
 }
 
 /// Bounds. Times in milliseconds unless the name says otherwise.
@@ -266,6 +282,9 @@ impl Config {
                     .collect::<HashSet<_>>(),
                 requests_per_minute: entry.requests_per_minute,
                 held_requests: entry.held_requests,
+                held_seconds: entry.held_seconds,
+                concurrent_escalations: entry.concurrent_escalations,
+                devices: entry.devices,
             };
             if !directory.insert(entry.id.clone(), tenant, substrate.transpose()?) {
                 return Err(ConfigError::TenantTwice(entry.id.clone()));

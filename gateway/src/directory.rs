@@ -22,6 +22,27 @@ pub struct Tenant {
     pub requests_per_minute: u32,
     /// Requests that may wait for a pod at once.
     pub held_requests: usize,
+    /// Seconds that a request may wait for a pod; the gateway's own limit if it is not given.
+    pub held_seconds: Option<u32>,
+    /// Requests that may be with a substrate at once.
+    pub concurrent_escalations: usize,
+    /// Devices that may be connected at once.
+    pub devices: usize,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            content: ContentPolicy::default(),
+            min_device_generation: 0,
+            revoked: HashSet::new(),
+            requests_per_minute: 600,
+            held_requests: 32,
+            held_seconds: None,
+            concurrent_escalations: 16,
+            devices: 10_000,
+        }
+    }
 }
 
 /// Where a pod listens: `host:port`, reached over plain WebSocket inside the cluster; its frames are signed.
@@ -80,6 +101,11 @@ pub trait Directory: Send + Sync {
     /// Marked as changed whenever an answer of [`Directory::substrate`] may be another than before. A directory that never changes
     /// gives a receiver that never is.
     fn changes(&self) -> watch::Receiver<()>;
+
+    /// Whether it is known who is served; until then nobody can be told that they are not.
+    fn is_synced(&self) -> bool {
+        true
+    }
 
     /// Told each time that what this gateway has for the tenant's substrate changes; returns at once. Only verified requests are
     /// ever counted.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use halo_ledger::Ledger;
 use halo_receipts::ids::SessionId;
-use halo_receipts::keys::TenantKeys;
+use halo_receipts::keys::KeyStore;
 use halo_receipts::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,7 @@ pub struct Parts {
     /// Where receipts live.
     pub ledger: Arc<dyn Ledger>,
     /// Where keys come from.
-    pub keys: Arc<dyn TenantKeys>,
+    pub keys: Arc<dyn KeyStore>,
     /// Tenants and their substrates.
     pub directory: Arc<dyn Directory>,
     /// Bounds.
@@ -73,7 +73,7 @@ pub struct Gateway {
     /// Where receipts live.
     pub ledger: Arc<dyn Ledger>,
     /// Where keys come from.
-    pub keys: Arc<dyn TenantKeys>,
+    pub keys: Arc<dyn KeyStore>,
     /// Tenants and their substrates.
     pub directory: Arc<dyn Directory>,
     /// Bounds.

@@ -197,11 +197,20 @@ fn answer_opening(
     }
 }
 
-/// Reads the body and checks who asks.
-async fn admit_opening(gateway: &Gateway, request: Request) -> Result<OpenRequest, Denied> {
+/// Whether it can be told at all who is served.
+fn accepts(gateway: &Gateway) -> Result<(), Denied> {
     if gateway.drain.is_cancelled() {
         return Err(Denied::Draining);
     }
+    if !gateway.directory.is_synced() {
+        return Err(Denied::Unavailable("tenants are not known yet".to_owned()));
+    }
+    Ok(())
+}
+
+/// Reads the body and checks who asks.
+async fn admit_opening(gateway: &Gateway, request: Request) -> Result<OpenRequest, Denied> {
+    accepts(gateway)?;
     let (head, body) = request.into_parts();
     let limit = Duration::from_millis(gateway.limits.request_ms);
     let body = timeout(limit, axum::body::to_bytes(body, BODY_MAX)).await;
@@ -233,7 +242,9 @@ async fn new_session(gateway: &Gateway, open: OpenRequest) -> Result<OpenAnswer,
     let epoch = Epoch::next(None, now.seconds()).ok_or_else(no_epoch)?;
     let tenant = gateway.directory.tenant(&open.tenant_id);
     let content = tenant.ok_or(Denied::Unknown("tenant"))?.content;
-    let root = gateway.keys.root();
+    let keys = gateway.keys.current(&open.tenant_id);
+    let keys = keys.ok_or_else(|| Denied::Unavailable("no keys of the tenant".to_owned()))?;
+    let root = keys.root();
     let header = Header {
         v: V1,
         session_id: session,
@@ -246,13 +257,13 @@ async fn new_session(gateway: &Gateway, open: OpenRequest) -> Result<OpenAnswer,
         content,
         opened_at: now,
     };
-    let mut ring = Keyring::new(Arc::clone(&gateway.keys), open.tenant_id, session);
+    let mut ring = Keyring::new(keys, open.tenant_id, session);
     let key = ring.tier_key(epoch, Tier::Orchestrator);
     let key = key.ok_or_else(|| Denied::Unavailable("no key of this month".to_owned()))?;
     let header = header.sign(&key)?;
     let claim = claim(gateway, &mut ring, ClaimKind::Epoch, epoch)?;
     ledger(gateway, gateway.ledger.open_session(&header, &claim)).await?;
-    answer(gateway, &mut ring, epoch, content)
+    answer(&mut ring, epoch, content)
 }
 
 async fn new_epoch(
@@ -271,7 +282,7 @@ async fn new_epoch(
         let epoch = next.ok_or_else(|| Denied::Unavailable("no epoch is left".to_owned()))?;
         let claim = claim(gateway, &mut ring, ClaimKind::Epoch, epoch)?;
         match ledger(gateway, gateway.ledger.claim(&claim)).await {
-            Ok(()) => return answer(gateway, &mut ring, epoch, header.content),
+            Ok(()) => return answer(&mut ring, epoch, header.content),
             Err(LedgerError::Taken) => {}
             Err(error) => return Err(error.into()),
         }
@@ -281,7 +292,7 @@ async fn new_epoch(
     ))
 }
 
-/// The header of a session that was opened under this gateway's root.
+/// The header of a session that was opened under a root whose keys are held here.
 fn known_session(
     gateway: &Gateway,
     session: SessionId,
@@ -291,13 +302,15 @@ fn known_session(
         .header
         .parse()
         .map_err(|_| Denied::Unknown("header"))?;
-    let mut ring = Keyring::new(Arc::clone(&gateway.keys), header.tenant_id.clone(), session);
+    let (tenant, generation) = (&header.tenant_id, header.root_generation);
+    let keys = gateway
+        .keys
+        .under(tenant, generation, &header.key_check_value);
+    let keys = keys.ok_or(Denied::Unknown("keys"))?;
+    let mut ring = Keyring::new(keys, tenant.clone(), session);
     let key = ring.tier_key(header.session_epoch, Tier::Orchestrator);
     let key = key.ok_or(Denied::Unknown("keys"))?;
-    let root = gateway.keys.root();
-    let same_root =
-        header.root_generation == root.generation && header.key_check_value == root.check_value;
-    if !same_root || header.session_id != session || !state.header.verify::<Header>(&key) {
+    if header.session_id != session || !state.header.verify::<Header>(&key) {
         return Err(Denied::Unknown("header"));
     }
     Ok((header, ring))
@@ -323,12 +336,7 @@ fn claim(
     Ok(claim.sign(&key)?)
 }
 
-fn answer(
-    gateway: &Gateway,
-    ring: &mut Keyring,
-    epoch: Epoch,
-    content: ContentPolicy,
-) -> Result<OpenAnswer, Denied> {
+fn answer(ring: &mut Keyring, epoch: Epoch, content: ContentPolicy) -> Result<OpenAnswer, Denied> {
     let missing = || Denied::Unavailable("no key of this month".to_owned());
     let mut hex = |tier| {
         let key = ring.tier_key(epoch, tier).ok_or_else(missing)?;
@@ -338,7 +346,7 @@ fn answer(
         sensor: hex(Tier::Sensor)?,
         orchestrator: hex(Tier::Orchestrator)?,
     };
-    let root = gateway.keys.root();
+    let root = ring.root();
     Ok(OpenAnswer {
         session_id: ring.session(),
         session_epoch: epoch,
@@ -405,9 +413,7 @@ async fn admit_stream(
     path: &str,
     signature: Option<&[u8]>,
 ) -> Result<Session, Denied> {
-    if gateway.drain.is_cancelled() {
-        return Err(Denied::Draining);
-    }
+    accepts(gateway)?;
     let (session, epoch) = parse_stream(path).ok_or(Denied::Unknown("path"))?;
     let header = signature.ok_or(Denied::Unknown("signature"))?;
     let state = ledger(gateway, gateway.ledger.session(&session)).await?;

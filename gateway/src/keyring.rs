@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use halo_receipts::ids::{Epoch, SessionId, TenantId, Tier};
-use halo_receipts::keys::{TenantKeys, TierKey};
+use halo_receipts::keys::{RootInfo, TenantKeys, TierKey};
 
 /// Derives and keeps the three tier keys of each epoch of one session.
 pub struct Keyring {
@@ -43,6 +43,11 @@ impl Keyring {
     /// The tenant of the session.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// The root behind the keys.
+    pub fn root(&self) -> RootInfo {
+        self.keys.root()
     }
 
     /// The session.

@@ -13,7 +13,7 @@ use halo_gateway::credential::Credential;
 use halo_gateway::gateway::{Gateway, Parts};
 use halo_gateway::server;
 use halo_receipts::ids::{DeviceId, TenantId};
-use halo_receipts::keys::{RootKeys, TenantKeys as _};
+use halo_receipts::keys::{OneRoot, RootKeys, TenantKeys as _};
 use halo_root_file::RootArgs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -155,7 +155,7 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     let gateway = Gateway::new(Parts {
         name: config.name.clone(),
         ledger,
-        keys: Arc::new(keys),
+        keys: Arc::new(OneRoot::new(keys)),
         directory: Arc::new(config.directory()?),
         limits: config.limits.clone(),
     })?;

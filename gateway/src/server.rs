@@ -240,6 +240,9 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     if gateway.drain.is_cancelled() {
         return no("draining".to_owned());
     }
+    if !gateway.directory.is_synced() {
+        return no("tenants and their substrates are not known yet".to_owned());
+    }
     let limit = Duration::from_millis(gateway.limits.ledger_ms);
     match timeout(limit, gateway.ledger.check()).await {
         Ok(Ok(())) => "ready\n".into_response(),

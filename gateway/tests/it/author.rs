@@ -8,7 +8,7 @@ use halo_receipts::evidence::{
 };
 use halo_receipts::experts::ExpertSet;
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId, Tier};
-use halo_receipts::keys::{RootKeys, RootSecret, TenantKeys, TierKey};
+use halo_receipts::keys::{OneRoot, RootKeys, RootSecret, TenantKeys, TierKey};
 use halo_receipts::merkle;
 use halo_receipts::messages::Token;
 use halo_receipts::payload::{
@@ -20,11 +20,16 @@ use halo_receipts::receipt::{Parent, Receipt, ReceiptKind, Unsigned};
 use halo_receipts::time::Timestamp;
 
 pub fn keys() -> Arc<RootKeys> {
-    Arc::new(RootKeys::new(
-        RootSecret::new(vec![7; 32]).unwrap(),
-        1,
-        true,
-    ))
+    Arc::new(root_keys())
+}
+
+/// The same keys, as a gateway holds them.
+pub fn store() -> OneRoot {
+    OneRoot::new(root_keys())
+}
+
+fn root_keys() -> RootKeys {
+    RootKeys::new(RootSecret::new(vec![7; 32]).unwrap(), 1, true)
 }
 
 pub fn tenant() -> TenantId {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use halo_gateway::directory::Tenant;
 use halo_gateway::opening::{Attempt, Nonces, Refused, check};
 use halo_receipts::ids::TenantId;
-use halo_receipts::keys::TenantKeys as _;
+use halo_receipts::keyring::KeyRing;
+use halo_receipts::keys::{RootSecret, TenantKeys as _};
 use halo_receipts::opening::{Nonce, OpenRequest, SESSIONS_PATH, signature};
 use halo_receipts::payload::ContentPolicy;
 use halo_receipts::time::Timestamp;
 
-use crate::author::{keys, tenant};
+use crate::author::{keys, store, tenant};
 
 const NOW: u64 = 1_900_000_000;
 
@@ -22,6 +23,7 @@ fn policy() -> Tenant {
         revoked: HashSet::from(["lost-phone".parse().unwrap()]),
         requests_per_minute: 60,
         held_requests: 4,
+        ..Tenant::default()
     }
 }
 
@@ -60,7 +62,7 @@ fn ask(request: &OpenRequest, now: u64, nonces: &mut Nonces) -> Result<OpenReque
         body: &body,
         signature: Some(header.as_bytes()),
     };
-    check(&attempt, at(now), known, keys.as_ref(), nonces)
+    check(&attempt, at(now), known, &store(), nonces)
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn wrong_signatures_and_bodies() {
             body,
             signature: header.as_deref().map(str::as_bytes),
         };
-        let refused = check(&attempt, at(NOW), known, keys.as_ref(), &mut nonces);
+        let refused = check(&attempt, at(NOW), known, &store(), &mut nonces);
         assert_eq!(refused, Err(reason));
     }
     assert!(nonces.is_empty());
@@ -195,4 +197,50 @@ fn a_flood_of_openings_forgets_nothing() {
     later.timestamp = at(NOW + 200);
     assert!(ask(&later, NOW + 200, &mut nonces).is_ok());
     assert_eq!(nonces.len(), 1);
+}
+
+/// A device that was enrolled under a root before the current one opens sessions for as long as that root's keys are published, and no
+/// longer; the current root's keys are no use under another.
+#[test]
+fn a_credential_of_any_root_that_is_held_opens() {
+    let tenant = tenant();
+    let roots = [[1; 32], [2; 32], [3; 32]].map(|bytes| RootSecret::new(bytes.to_vec()).unwrap());
+    let [first, second, never] = &roots;
+    let month = "2030-03".parse().unwrap();
+    let ring = |roots: &[(u32, &RootSecret)]| {
+        Arc::new(KeyRing::derive(&tenant, roots, &[month], true).unwrap())
+    };
+    let both = ring(&[(1, first), (2, second)]);
+    let later = ring(&[(2, second)]);
+    let open = |ring: &Arc<KeyRing>, root: &RootSecret, generation, nonce| {
+        let request = request(nonce);
+        let body = serde_json::to_vec(&request).unwrap();
+        let enroll = root.enroll_key(&tenant, generation);
+        let key = enroll.device_key(&request.device_id, request.device_generation);
+        let header = signature(&key, "POST", SESSIONS_PATH, &body);
+        let attempt = Attempt {
+            path: SESSIONS_PATH,
+            body: &body,
+            signature: Some(header.as_bytes()),
+        };
+        check(&attempt, at(NOW), known, ring, &mut Nonces::new(10)).map(|_| ())
+    };
+    assert_eq!(open(&both, first, 1, 1), Ok(()));
+    assert_eq!(open(&both, second, 2, 1), Ok(()));
+    assert_eq!(open(&both, never, 1, 1), Err(Refused::Signature));
+    assert_eq!(open(&both, first, 2, 1), Err(Refused::Signature));
+    assert_eq!(open(&later, first, 1, 1), Err(Refused::Signature));
+    // What stands in for keys that are not held is known to everybody, and opens nothing.
+    let request = request(1);
+    let body = serde_json::to_vec(&request).unwrap();
+    let stand_in = halo_receipts::keys::EnrollKey::from_bytes([0; 32]);
+    let key = stand_in.device_key(&request.device_id, request.device_generation);
+    let header = signature(&key, "POST", SESSIONS_PATH, &body);
+    let attempt = Attempt {
+        path: SESSIONS_PATH,
+        body: &body,
+        signature: Some(header.as_bytes()),
+    };
+    let refused = check(&attempt, at(NOW), known, &both, &mut Nonces::new(10));
+    assert_eq!(refused, Err(Refused::Signature));
 }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::author::{keys, tenant};
+use crate::author::{store, tenant};
 use crate::pod::Pod;
 
 /// A gateway, its ledger, and the pod that its tenant's questions go to.
@@ -66,13 +66,14 @@ impl World {
             revoked: HashSet::from(["lost-phone".parse().unwrap()]),
             requests_per_minute: 100,
             held_requests: 1,
+            ..Tenant::default()
         };
         let pod = pod.map(|address| PodAddress(address.to_string()));
         directory.insert(tenant(), policy, pod);
         let gateway = Gateway::new(Parts {
             name: "gateway-under-test".to_owned(),
             ledger: Arc::clone(&ledger),
-            keys: keys(),
+            keys: Arc::new(store()),
             directory: Arc::new(directory),
             limits,
         })
