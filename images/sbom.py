@@ -17,7 +17,7 @@ def parse_tree(text):
     is of this repository; the first line is the program's."""
     crates, edges, above = {}, {}, []
     for line in text.splitlines():
-        match = re.match(r"(\d+)(\S+) v(\S+)( \([^\t]*\))?\t([^\t(]*?)( \(\*\))?$", line)
+        match = re.match(r"(\d+)(\S+) v(\S+)( \([^\t]*\))?\t(.*?)( \(\*\))?$", line)
         if not match:
             continue
         depth, name, version, source, licence, _ = match.groups()
