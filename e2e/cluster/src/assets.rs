@@ -1,4 +1,5 @@
-//! Where the binaries are: the folder that KUBEBUILDER_ASSETS names, or a cache that is filled once by `go build`.
+//! Where the binaries are: the folder that KUBEBUILDER_ASSETS names, or a cache that is filled once by `go build`. helm has an entry of
+//! its own in that cache, so that a new helm does not build Kubernetes again.
 
 use std::{
     env,
@@ -9,7 +10,6 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -20,15 +20,8 @@ use crate::error::Error;
 /// The Kubernetes release that `go/kubernetes/go.mod` pins.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
 
-/// The programs that the one Kubernetes binary is, each a link to it.
-const PROGRAMS: [&str; 6] = [
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubectl",
-    "kubelet",
-    "kube-proxy",
-];
+/// The helm release that `go/helm/go.mod` pins.
+pub const HELM_VERSION: &str = "v4.3.1";
 
 /// How often a long build says that it is still at it.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -40,7 +33,43 @@ struct Module {
     link_flags: &'static str,
 }
 
-const MODULES: [Module; 2] = [
+/// What is built together and kept in one folder.
+struct Set {
+    /// The folder's name in the cache.
+    name: &'static str,
+    modules: &'static [Module],
+    /// Links to programs: the link's name, and what it points to.
+    links: &'static [(&'static str, &'static str)],
+}
+
+static KUBERNETES: Set = Set {
+    name: "kubernetes",
+    modules: &MODULES,
+    links: &[
+        ("kube-apiserver", "kubernetes"),
+        ("kube-controller-manager", "kubernetes"),
+        ("kube-scheduler", "kubernetes"),
+        ("kubectl", "kubernetes"),
+        ("kubelet", "kubernetes"),
+        ("kube-proxy", "kubernetes"),
+    ],
+};
+
+static HELM: Set = Set {
+    name: "helm",
+    modules: &[Module {
+        name: "helm",
+        files: [
+            ("go.mod", include_str!("../go/helm/go.mod")),
+            ("go.sum", include_str!("../go/helm/go.sum")),
+            ("main.go", include_str!("../go/helm/main.go")),
+        ],
+        link_flags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
+    }],
+    links: &[],
+};
+
+static MODULES: [Module; 2] = [
     Module {
         name: "etcd",
         files: [
@@ -75,10 +104,18 @@ impl Assets {
     pub fn find() -> Result<Self, Error> {
         match env::var_os("KUBEBUILDER_ASSETS") {
             Some(folder) if !folder.is_empty() => Ok(Self(folder.into())),
-            _ => {
-                let go = env::var_os("GO").unwrap_or_else(|| "go".into());
-                cached(&cache_root()?, &go)
-            }
+            _ => KUBERNETES.find(),
+        }
+    }
+
+    /// The helm program: what the variable HELM names, or one that is built like [`Self::find`] does. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::NoBinaries`] if there is no Go to build with; otherwise what failed.
+    pub fn helm() -> Result<PathBuf, Error> {
+        match env::var_os("HELM") {
+            Some(program) if !program.is_empty() => Ok(program.into()),
+            _ => HELM.find()?.program("helm"),
         }
     }
 
@@ -104,23 +141,17 @@ impl Assets {
     }
 }
 
-fn cache_root() -> Result<PathBuf, Error> {
-    let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
-        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
-        (_, Some(home)) if !home.is_empty() => Path::new(&home).join(".cache"),
-        _ => env::temp_dir(),
-    };
-    let root = base.join("halo/kubernetes");
-    fs::create_dir_all(&root).map_err(Error::io(format!("create {}", root.display())))?;
-    Ok(root)
-}
+impl Set {
+    /// In the cache, built if it is not there.
+    fn find(&self) -> Result<Assets, Error> {
+        let go = env::var_os("GO").unwrap_or_else(|| "go".into());
+        cached(&cache_root(self.name)?, &go, self)
+    }
 
-/// The version of everything that decides what is built, as a short hex number.
-fn version() -> &'static str {
-    static VERSION: OnceLock<String> = OnceLock::new();
-    VERSION.get_or_init(|| {
+    /// The version of everything that decides what is built, as a short hex number.
+    fn version(&self) -> String {
         let mut hash = Sha256::new();
-        for module in &MODULES {
+        for module in self.modules {
             for part in [module.name, module.link_flags] {
                 hash.update(part);
                 hash.update([0]);
@@ -136,11 +167,23 @@ fn version() -> &'static str {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect()
-    })
+    }
 }
 
-fn cached(root: &Path, go: &OsStr) -> Result<Assets, Error> {
-    let folder = root.join(version());
+fn cache_root(name: &str) -> Result<PathBuf, Error> {
+    let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) if !home.is_empty() => Path::new(&home).join(".cache"),
+        _ => env::temp_dir(),
+    };
+    let root = base.join("halo").join(name);
+    fs::create_dir_all(&root).map_err(Error::io(format!("create {}", root.display())))?;
+    Ok(root)
+}
+
+fn cached(root: &Path, go: &OsStr, set: &Set) -> Result<Assets, Error> {
+    let version = set.version();
+    let folder = root.join(&version);
     if folder.is_dir() {
         return Ok(Assets(folder));
     }
@@ -151,10 +194,10 @@ fn cached(root: &Path, go: &OsStr) -> Result<Assets, Error> {
     lock.lock()
         .map_err(Error::io(format!("lock {}", lock_path.display())))?;
     if !folder.is_dir() {
-        let building = root.join(format!("{}.building", version()));
+        let building = root.join(format!("{version}.building"));
         // What a killed builder left.
         remove(&building)?;
-        build(&building, go)?;
+        build(&building, go, set)?;
         fs::rename(&building, &folder)
             .map_err(Error::io(format!("rename {}", building.display())))?;
     }
@@ -170,7 +213,7 @@ fn remove(folder: &Path) -> Result<(), Error> {
     }
 }
 
-fn build(folder: &Path, go: &OsStr) -> Result<(), Error> {
+fn build(folder: &Path, go: &OsStr, set: &Set) -> Result<(), Error> {
     match Command::new(go)
         .arg("version")
         .stdout(Stdio::null())
@@ -181,7 +224,7 @@ fn build(folder: &Path, go: &OsStr) -> Result<(), Error> {
         _ => return Err(Error::NoBinaries),
     }
     let sources = folder.join("sources");
-    for module in &MODULES {
+    for module in set.modules {
         let source = sources.join(module.name);
         fs::create_dir_all(&source).map_err(Error::io(format!("create {}", source.display())))?;
         for (name, text) in module.files {
@@ -190,9 +233,9 @@ fn build(folder: &Path, go: &OsStr) -> Result<(), Error> {
         }
         go_build(go, module, &source, &folder.join(module.name))?;
     }
-    for program in PROGRAMS {
-        let link = folder.join(program);
-        symlink("kubernetes", &link).map_err(Error::io(format!("link {}", link.display())))?;
+    for (name, program) in set.links {
+        let link = folder.join(name);
+        symlink(program, &link).map_err(Error::io(format!("link {}", link.display())))?;
     }
     remove(&sources)
 }
@@ -287,6 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn the_pinned_helm_is_the_one_that_is_built_and_named() {
+        let module = &HELM.modules[0];
+        let required = format!("require helm.sh/helm/v4 {HELM_VERSION}\n");
+        assert!(module.files[0].1.contains(&required));
+        assert!(
+            module
+                .link_flags
+                .ends_with(&format!("version={HELM_VERSION}"))
+        );
+    }
+
+    #[test]
+    fn helm_has_a_version_of_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let go = fake_go(root.path(), "touch \"$7\"");
+        cached(root.path(), go.as_os_str(), &HELM)
+            .unwrap()
+            .program("helm")
+            .unwrap();
+        let builds = fs::read_to_string(root.path().join("builds")).unwrap();
+        assert_eq!(builds.lines().count(), 1, "Kubernetes is left alone");
+        assert_ne!(HELM.version(), KUBERNETES.version());
+    }
+
+    #[test]
     fn a_folder_without_a_binary_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = Assets(folder.path().to_owned())
@@ -298,9 +366,9 @@ mod tests {
     #[test]
     fn a_version_that_is_there_is_not_built_again() {
         let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join(version())).unwrap();
-        let found = cached(root.path(), OsStr::new("no-such-go")).unwrap();
-        assert_eq!(found.folder(), root.path().join(version()));
+        fs::create_dir(root.path().join(KUBERNETES.version())).unwrap();
+        let found = cached(root.path(), OsStr::new("no-such-go"), &KUBERNETES).unwrap();
+        assert_eq!(found.folder(), root.path().join(KUBERNETES.version()));
         assert_eq!(
             fs::read_dir(root.path()).unwrap().count(),
             1,
@@ -322,11 +390,11 @@ mod tests {
     #[test]
     fn without_go_one_sentence_says_what_to_install() {
         let root = tempfile::tempdir().unwrap();
-        let error = cached(root.path(), OsStr::new("no-such-go")).unwrap_err();
+        let error = cached(root.path(), OsStr::new("no-such-go"), &KUBERNETES).unwrap_err();
         let text = format!("{error:?}");
         assert!(text.contains("https://go.dev/dl") && text.contains("KUBEBUILDER_ASSETS"));
         assert_eq!(text.lines().count(), 1);
-        assert!(!root.path().join(version()).exists());
+        assert!(!root.path().join(KUBERNETES.version()).exists());
     }
 
     #[test]
@@ -337,7 +405,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let assets = cached(root.path(), go.as_os_str()).unwrap();
+                    let assets = cached(root.path(), go.as_os_str(), &KUBERNETES).unwrap();
                     assets.program("etcd").unwrap();
                     assets.program("kube-apiserver").unwrap();
                     assets.program("kubectl").unwrap();
@@ -352,11 +420,13 @@ mod tests {
     fn a_build_that_fails_says_why_and_leaves_nothing_to_use() {
         let root = tempfile::tempdir().unwrap();
         let go = fake_go(root.path(), "echo 'no space left' >&2; exit 1");
-        let error = cached(root.path(), go.as_os_str()).unwrap_err().to_string();
+        let error = cached(root.path(), go.as_os_str(), &KUBERNETES)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("go build of etcd failed") && error.contains("no space left"));
-        assert!(!root.path().join(version()).exists());
+        assert!(!root.path().join(KUBERNETES.version()).exists());
         // The next one tries again.
         let go = fake_go(root.path(), "touch \"$7\"");
-        cached(root.path(), go.as_os_str()).unwrap();
+        cached(root.path(), go.as_os_str(), &KUBERNETES).unwrap();
     }
 }

@@ -40,7 +40,7 @@ mod pki;
 mod ports;
 mod supervise;
 
-pub use assets::{Assets, KUBERNETES_VERSION};
+pub use assets::{Assets, HELM_VERSION, KUBERNETES_VERSION};
 pub use audit::{Mark, Request};
 pub use control_plane::{AT_ONCE, ControlPlane};
 pub use crds::{install, install_crds};
