@@ -85,6 +85,17 @@ impl BundleError {
             BundleError::Answered => "answered",
         }
     }
+
+    /// Whether something signed, or the chain that it stands in, is not what its signer wrote; else the document is only not served.
+    pub fn is_integrity(&self) -> bool {
+        matches!(
+            self,
+            BundleError::Hmac(_)
+                | BundleError::Chain { .. }
+                | BundleError::Differs(_)
+                | BundleError::Seal(_)
+        )
+    }
 }
 
 /// What the ledger holds cannot be continued.
@@ -216,6 +227,8 @@ pub struct Accepted {
     pub blocks: Vec<Block>,
     /// For `infer`: the routing receipt that the answer will follow.
     pub routing: Option<ReceiptId>,
+    /// How many of the new receipts tell of a broken sensor link.
+    pub resets: u32,
 }
 
 /// Whether the fields of the document fit its operation. Needs no ledger, so it is checked first.
@@ -265,7 +278,7 @@ pub fn verify(
 ) -> Result<Accepted, BundleError> {
     check_form(request, terms)?;
     let first = book.next_device();
-    let mut new = Vec::new();
+    let (mut new, mut resets) = (Vec::new(), 0);
     let mut last = None;
     for (receipt, payload) in request.receipts.iter().zip(&request.payloads) {
         let payload = payload.as_ref().map(|raw| raw.get().as_bytes());
@@ -279,6 +292,11 @@ pub fn verify(
                 let accepted = book.chain.accept(receipt, &event);
                 accepted.map_err(|error| BundleError::Chain { id, error })?;
                 book.push_device(id, hash);
+                if let Event::Routing(routing) = &event
+                    && routing.decision == Decision::VerificationFailed
+                {
+                    resets += 1;
+                }
                 new.push(StoredReceipt {
                     bytes,
                     payload: payload.map(<[u8]>::to_vec),
@@ -294,6 +312,7 @@ pub fn verify(
     Ok(Accepted {
         blocks: blocks(first, new),
         routing,
+        resets,
     })
 }
 

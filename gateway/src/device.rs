@@ -257,7 +257,8 @@ impl Connection {
     }
 
     fn count(&self, count: &Count) {
-        self.gateway.metrics.count(count);
+        let tenant = self.session.ring().tenant().clone();
+        self.gateway.metrics.count(&tenant, count);
         if let Count::Refused(reason) = count {
             tracing::debug!(session = %self.session.ring().session(), reason, "a message was refused");
             let now = self.gateway.steady_ms();

@@ -64,6 +64,8 @@ pub struct Parts {
     pub directory: Arc<dyn Directory>,
     /// Bounds.
     pub limits: Limits,
+    /// Counters.
+    pub metrics: Metrics,
 }
 
 /// What every part of a running gateway shares.
@@ -116,7 +118,7 @@ impl Gateway {
             keys: parts.keys,
             directory: parts.directory,
             limits: parts.limits,
-            metrics: Metrics::new()?,
+            metrics: parts.metrics,
             answers: Answers::default(),
             drain: CancellationToken::new(),
             interrupt: CancellationToken::new(),

@@ -11,10 +11,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use halo_gateway::config::Config;
 use halo_gateway::credential::Credential;
 use halo_gateway::gateway::{Gateway, Parts};
+use halo_gateway::metrics::Metrics;
 use halo_gateway::server;
 use halo_receipts::ids::{DeviceId, TenantId};
 use halo_receipts::keys::{OneRoot, RootKeys, TenantKeys as _};
 use halo_root_file::RootArgs;
+use halo_telemetry::registry::Maker;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -143,8 +145,14 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
     if keys.root().demo {
         tracing::warn!("a demo root is in use: receipts prove nothing to anyone");
     }
+    let metrics = Metrics::new(&Maker::new())?;
     let url = config.ledger_url()?;
-    let ledger = halo_ledger::open(&url).with_context(|| format!("opening the ledger {url}"))?;
+    let options = halo_ledger::OpenOptions {
+        spill: config.ledger_spill.clone(),
+        ..Default::default()
+    };
+    let ledger = halo_ledger::open(&url, options).await;
+    let ledger = ledger.with_context(|| format!("opening the ledger {url}"))?;
     let tls = match &config.tls {
         Some(files) => Some(server::tls_from_files(&files.certificate, &files.key)?),
         None => {
@@ -158,6 +166,7 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
         keys: Arc::new(OneRoot::new(keys)),
         directory: Arc::new(config.directory()?),
         limits: config.limits.clone(),
+        metrics,
     })?;
     let devices = server::listen(config.listen).await?;
     let admin = server::listen(config.admin_listen).await?;

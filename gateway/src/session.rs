@@ -115,6 +115,10 @@ pub enum Count {
     Refused(&'static str),
     /// A refused bundle, with the name of the reason.
     Bundle(&'static str),
+    /// Something signed that did not verify: a device's bundle, or what the ledger holds.
+    Integrity(&'static str),
+    /// A recorded receipt that tells of a broken sensor link.
+    Reset,
     /// A request that ended, with its operation.
     Request(Operation, EndStatus, EndCode),
 }
@@ -137,6 +141,8 @@ struct Pending {
     document: Vec<u8>,
     /// Whether a conflict has already made it start over.
     retried: bool,
+    /// Receipts that tell of a broken sensor link.
+    resets: u32,
 }
 
 /// The machine behind one device connection.
@@ -283,6 +289,7 @@ impl Session {
             request,
             document,
             retried: false,
+            resets: 0,
         }));
     }
 
@@ -315,8 +322,10 @@ impl Session {
             return;
         };
         let book = evidence.and_then(|evidence| {
-            Book::read(&evidence, self.ring.session(), self.ring.tenant())
-                .map_err(|damaged| damaged.to_string())
+            Book::read(&evidence, self.ring.session(), self.ring.tenant()).map_err(|damaged| {
+                actions.push(Action::Count(Count::Integrity("ledger")));
+                damaged.to_string()
+            })
         });
         match book {
             Ok(book) => {
@@ -327,7 +336,7 @@ impl Session {
         }
     }
 
-    fn verify(&mut self, pending: Box<Pending>, actions: &mut Vec<Action>) {
+    fn verify(&mut self, mut pending: Box<Pending>, actions: &mut Vec<Action>) {
         // Taken out: a book that a bad bundle was half entered in is not used again.
         let Some(mut book) = self.book.take() else {
             return;
@@ -337,6 +346,7 @@ impl Session {
             Err(error) => self.bad_bundle(request.request_id, request.op, &error, actions),
             Ok(accepted) => {
                 self.book = Some(book);
+                pending.resets = accepted.resets;
                 if accepted.blocks.is_empty() {
                     self.recorded(*pending, actions);
                 } else {
@@ -369,8 +379,12 @@ impl Session {
     /// The bundle is in the ledger.
     fn recorded(&mut self, pending: Pending, actions: &mut Vec<Action>) {
         let Pending {
-            request, document, ..
+            request,
+            document,
+            resets,
+            ..
         } = pending;
+        actions.extend((0..resets).map(|_| Action::Count(Count::Reset)));
         let request_id = request.request_id;
         if request.op == Operation::Record {
             let end = EscalateEnd::bare(request_id, EndStatus::Recorded, EndCode::Ok);
@@ -431,6 +445,9 @@ impl Session {
     ) {
         tracing::debug!(session = %self.ring.session(), %request_id, %error, "bundle refused");
         actions.push(Action::Count(Count::Bundle(error.name())));
+        if error.is_integrity() {
+            actions.push(Action::Count(Count::Integrity("bundle")));
+        }
         if let bundle::BundleError::TooManyTokens { .. } = error {
             let refusal = Refusal {
                 code: EndCode::ContextExceeded,

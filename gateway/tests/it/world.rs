@@ -8,9 +8,11 @@ use std::time::Duration;
 use halo_gateway::config::Limits;
 use halo_gateway::directory::{PodAddress, StaticDirectory, Tenant};
 use halo_gateway::gateway::{Gateway, Parts};
+use halo_gateway::metrics::Metrics;
 use halo_gateway::server;
 use halo_ledger::{Ledger, SqliteLedger};
 use halo_receipts::payload::ContentPolicy;
+use halo_telemetry::registry::Maker;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +78,7 @@ impl World {
             keys: Arc::new(store()),
             directory: Arc::new(directory),
             limits,
+            metrics: Metrics::new(&Maker::new()).unwrap(),
         })
         .unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
