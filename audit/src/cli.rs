@@ -17,10 +17,10 @@ pub struct Cli {
     /// The session to verify. With --bundle it may be left out.
     pub session: Option<SessionId>,
 
-    /// The ledger to read, such as sqlite:ledger.db; it may be in use.
+    /// The ledger to read, such as sqlite:ledger.db or dynamodb:howdify-receipts@us-east-2; it may be in use.
     #[arg(
         long,
-        value_name = "sqlite:PATH",
+        value_name = "sqlite:PATH|dynamodb:TABLE@REGION",
         env = "HALO_LEDGER",
         conflicts_with = "bundle"
     )]

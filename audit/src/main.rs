@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn verdict(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .context("cannot start the runtime")?;
     let mut out = std::io::BufWriter::new(anstream::stdout());

@@ -66,7 +66,7 @@ async fn run_many(cli: &Cli, out: &mut impl Write) -> Result<u8, AuditError> {
         .ledger
         .as_ref()
         .ok_or(AuditError::NeedsLedger("a list of sessions"))?;
-    let (name, ledger) = (url.to_string(), source::open(url)?);
+    let (name, ledger) = (url.to_string(), source::open(url).await?);
     let query = SessionQuery {
         tenant: cli.tenant.clone(),
         since: cli.since,
@@ -151,7 +151,7 @@ async fn load(cli: &Cli) -> Result<Loaded, AuditError> {
         .as_ref()
         .ok_or(AuditError::NeedsLedger("a session"))?;
     let keys = Keys::load(&cli.keys, cli.root_generation, None)?;
-    let (name, ledger) = (url.to_string(), source::open(url)?);
+    let (name, ledger) = (url.to_string(), source::open(url).await?);
     let evidence = snapshot(ledger.as_ref(), &name, &session).await?;
     Ok(Loaded {
         session,

@@ -87,11 +87,13 @@ impl VerifyKeys for Keys {
 }
 
 /// Opens a ledger for reading.
-pub fn open(url: &LedgerUrl) -> Result<Arc<dyn Ledger>, AuditError> {
-    halo_ledger::open_read_only(url).map_err(|error| AuditError::Ledger {
-        name: url.to_string(),
-        error,
-    })
+pub async fn open(url: &LedgerUrl) -> Result<Arc<dyn Ledger>, AuditError> {
+    halo_ledger::open_read_only(url)
+        .await
+        .map_err(|error| AuditError::Ledger {
+            name: url.to_string(),
+            error,
+        })
 }
 
 /// Reads a bundle file.

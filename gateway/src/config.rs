@@ -63,8 +63,10 @@ pub struct Config {
     /// The gateway's name in the claims that it writes.
     #[serde(default = "default_name")]
     pub name: String,
-    /// The ledger: `sqlite:PATH`.
+    /// The ledger: `sqlite:PATH` or `dynamodb:TABLE@REGION`.
     pub ledger: String,
+    /// Where blocks wait while DynamoDB is away: a file, or a folder on a local disk.
+    pub ledger_spill: Option<PathBuf>,
     /// The certificate and its key.
     pub tls: Option<TlsFiles>,
     /// Serve devices without TLS, because something in front terminates it.

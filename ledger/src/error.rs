@@ -60,9 +60,42 @@ pub enum LedgerError {
     #[error("the ledger {0} was opened for reading only")]
     ReadOnly(String),
     /// A ledger's name that cannot be read.
-    #[error("{0:?} names no ledger; write sqlite:PATH, for example sqlite:/var/lib/halo/ledger.db")]
+    #[error(
+        "{0:?} names no ledger; write sqlite:PATH or dynamodb:TABLE@REGION, for example sqlite:/var/lib/halo/ledger.db or \
+         dynamodb:howdify-receipts@us-east-2"
+    )]
     Url(String),
+    /// The ledger cannot be reached, or is too busy, for longer than is waited for. What was asked for may have been done
+    /// all the same: an append can be repeated.
+    #[error("the ledger does not answer: {0}")]
+    Unavailable(String),
+    /// The ledger refuses this program: no credentials, or not the rights that are needed.
+    #[error("the ledger refuses access: {0}")]
+    Denied(String),
     /// Anything else that the storage reports.
     #[error("the ledger cannot be used: {0}")]
     Storage(String),
+}
+
+impl LedgerError {
+    /// The error's kind as a word, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LedgerError::SessionExists => "session_exists",
+            LedgerError::UnknownSession => "unknown_session",
+            LedgerError::Taken => "taken",
+            LedgerError::Fork { .. } => "fork",
+            LedgerError::Gap { .. } => "gap",
+            LedgerError::Invalid(_) => "invalid",
+            LedgerError::Full(_) => "full",
+            LedgerError::Busy(_) => "busy",
+            LedgerError::Newer { .. } => "newer",
+            LedgerError::Missing(_) => "missing",
+            LedgerError::ReadOnly(_) => "read_only",
+            LedgerError::Url(_) => "url",
+            LedgerError::Unavailable(_) => "unavailable",
+            LedgerError::Denied(_) => "denied",
+            LedgerError::Storage(_) => "storage",
+        }
+    }
 }

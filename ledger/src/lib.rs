@@ -3,7 +3,10 @@
 pub mod block;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod dynamodb;
 mod error;
+mod measured;
+mod metrics;
 pub mod record;
 pub mod sqlite;
 mod url;
@@ -14,8 +17,9 @@ use halo_receipts::ids::{DeviceId, Epoch, SessionId, TenantId};
 use halo_receipts::time::Timestamp;
 
 pub use error::LedgerError;
+pub use metrics::LedgerMetrics;
 pub use sqlite::SqliteLedger;
-pub use url::{LedgerUrl, open, open_read_only};
+pub use url::{LedgerUrl, OpenOptions, open, open_read_only};
 
 /// What became of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,9 @@ pub enum Appended {
     Written,
     /// The same bytes were already there: a retry of a write that had succeeded.
     AlreadyThere,
+    /// It is durable in the local spill of this program, because the ledger itself does not answer, and goes into the ledger
+    /// when that is back.
+    Spilled,
 }
 
 /// Where a session stands.
@@ -99,6 +106,12 @@ pub trait Ledger: Send + Sync {
     /// Sessions by tenant and time, newest first.
     async fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionSummary>, LedgerError>;
 
-    /// Whether the ledger can be written right now, by writing to its disk; it changes nothing that was recorded.
+    /// Whether receipts can be written right now, by a write that changes nothing that was recorded.
     async fn check(&self) -> Result<(), LedgerError>;
+
+    /// Waits until every block that was acknowledged from a local spill stands in the ledger itself; at once if there is no
+    /// spill. For whoever ends a program: what is left in the spill goes on its way when the program starts again with it.
+    async fn settle(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
 }

@@ -177,7 +177,10 @@ pub(super) async fn live_tamper(
 /// How many sensor captures the ledger holds of a session.
 pub(super) async fn captures_in(data: &Data, session: &SessionId) -> Result<usize, DemoError> {
     let url: LedgerUrl = data.ledger("ledger.db").parse()?;
-    let evidence = halo_ledger::open_read_only(&url)?.snapshot(session).await?;
+    let evidence = halo_ledger::open_read_only(&url)
+        .await?
+        .snapshot(session)
+        .await?;
     let evidence = evidence.unwrap_or_default();
     let receipts = evidence.receipts(Stream::Device);
     let parsed = receipts.filter_map(|(_, stored)| Receipt::parse(&stored.bytes).ok());

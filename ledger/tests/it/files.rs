@@ -5,7 +5,8 @@ use std::path::Path;
 use halo_ledger::conformance::Sample;
 use halo_ledger::sqlite::SCHEMA_VERSION;
 use halo_ledger::{
-    Ledger as _, LedgerError, LedgerUrl, SessionQuery, SqliteLedger, open, open_read_only,
+    Ledger as _, LedgerError, LedgerUrl, OpenOptions, SessionQuery, SqliteLedger, open,
+    open_read_only,
 };
 use halo_receipts::evidence::{ClaimKind, Stream};
 use rusqlite::Connection;
@@ -105,7 +106,8 @@ async fn a_closed_ledger_is_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.db");
     let sample = Sample::new(1, 3).unwrap();
-    let ledger = open(&format!("sqlite:{}", path.display()).parse().unwrap()).unwrap();
+    let url = format!("sqlite:{}", path.display()).parse().unwrap();
+    let ledger = open(&url, OpenOptions::default()).await.unwrap();
     ledger
         .open_session(&sample.header().unwrap(), &sample.first_claim().unwrap())
         .await
@@ -134,12 +136,12 @@ async fn a_reader_writes_nothing() {
         .parse()
         .unwrap();
     let sample = Sample::new(1, 3).unwrap();
-    let writer = open(&url).unwrap();
+    let writer = open(&url, OpenOptions::default()).await.unwrap();
     writer
         .open_session(&sample.header().unwrap(), &sample.first_claim().unwrap())
         .await
         .unwrap();
-    let reader = open_read_only(&url).unwrap();
+    let reader = open_read_only(&url).await.unwrap();
     let other = Sample::new(2, 3).unwrap();
     let refused = [
         reader.check().await,
