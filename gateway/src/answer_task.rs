@@ -3,29 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_ledger::LedgerError;
 use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, Notice, Progress};
-use halo_receipts::ids::{ReceiptId, RequestId, Tier};
+use halo_receipts::ids::Tier;
+use halo_receipts::keys::TierKey;
 use http::StatusCode;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument as _;
 
 use crate::answers::{Answer, Reader};
 use crate::bundle::Terms;
-use crate::gateway::{self, Gateway};
+use crate::directory::PodAddress;
+use crate::gateway::Gateway;
+use crate::hold::hall::{Place, Refused, Turn};
+use crate::hold::line::Back;
 use crate::keyring::Keyring;
 use crate::session::{Ask, Refusal};
-use crate::stored_answer::{Closing, StoredAnswer};
 use crate::substrate::{DialError, FromPod, LinkName, PodSocket};
 use crate::upstream::{Received, Upstream};
 
-/// The first pause between two attempts to reach a pod; it doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(25);
-const RETRY_MAX: Duration = Duration::from_millis(1000);
-/// Between two looks at a ledger that somebody else writes.
-const LOOK: Duration = Duration::from_millis(100);
-/// How often an end is tried to be written against another writer.
-const CLOSE_TRIES: u32 = 20;
+/// How often a request that no token was heard of goes to another pod. One that kills its pod is not to kill them all.
+const MOVES: u32 = 2;
+/// How many numbers of links that others have claimed are passed over at once.
+const LINK_TRIES: u32 = 16;
 
 /// An answer's task: what it works for and under which keys.
 pub struct Task {
@@ -54,20 +54,38 @@ fn refused(code: EndCode, retry_after_ms: Option<u32>) -> Stopped {
     })
 }
 
-/// Takes a request out of its tenant's queue however the waiting ends.
-struct Ticket<'a>(&'a Task, u64);
+/// How a link ended well.
+enum Relayed {
+    /// With the answer's end.
+    Ended(Vec<u8>),
+    /// The pod has no room now, and has computed nothing.
+    NotNow(EndCode),
+}
 
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let gateway = &self.0.gateway;
-        gateway.holds().leave(self.0.ring.tenant(), self.1);
-        gateway.metrics.held.dec();
-    }
+/// How a link ended badly.
+enum Broke {
+    /// The pod is gone.
+    Lost,
+    /// What it sent does not verify.
+    Protocol,
+    /// This side ended it; the word is the response's `finish`.
+    Stopped(&'static str),
 }
 
 impl Task {
     /// Has a pod answer, relays it, and keeps the answer for a device that comes back.
-    pub async fn ask(mut self, ask: Ask) {
+    pub async fn ask(self, ask: Ask) {
+        let span = tracing::info_span!(
+            target: "halo::trace",
+            "escalation",
+            session = %self.ring.session(),
+            request = %ask.request_id,
+            receipt = tracing::field::Empty,
+        );
+        self.answer_request(ask).instrument(span).await;
+    }
+
+    async fn answer_request(mut self, ask: Ask) {
         let begun = Instant::now();
         self.gateway.metrics.answers.inc();
         let mut heard = Vec::new();
@@ -94,6 +112,16 @@ impl Task {
 
     /// Answers from the ledger's receipts, for as long as somebody else adds to them; closes what nobody adds to any more.
     pub async fn follow(mut self) {
+        let span = tracing::info_span!(
+            target: "halo::trace",
+            "resume",
+            session = %self.ring.session(),
+            request = %self.answer.request_id,
+        );
+        self.follow_request().instrument(span).await;
+    }
+
+    async fn follow_request(&mut self) {
         self.gateway.metrics.answers.inc();
         let end = self.follow_ledger().await;
         self.serve_end(end.to_json().ok()).await;
@@ -112,7 +140,7 @@ impl Task {
     }
 
     /// Returns when no device reads the answer and none is waited for any longer; with `ended`, also once it was served.
-    async fn abandoned(&self, ended: bool) {
+    pub(crate) async fn abandoned(&self, ended: bool) {
         abandoned(self.answer.reader(), self.resume(), ended).await;
     }
 
@@ -126,63 +154,191 @@ impl Task {
         begun: Instant,
         heard: &mut Vec<String>,
     ) -> Result<Vec<u8>, Stopped> {
-        let ring = self.ring.fresh();
-        let mut upstream = Upstream::new(ring, self.terms.epoch, ask.request_id, ask.max_tokens)
-            .map_err(|_| refused(EndCode::Unavailable, None))?;
-        let frames = upstream
-            .forward(&ask.document)
-            .map_err(|_| refused(EndCode::BundleInvalid, None))?;
         let abandoned = abandoned(self.answer.reader(), self.resume(), false);
         tokio::pin!(abandoned);
-        let interrupt = self.gateway.interrupt.clone();
-        let drain = self.gateway.drain.clone();
-        let mut pod = tokio::select! {
-            reached = self.reach(ask.next_link, begun) => reached?,
-            () = &mut abandoned => return Err(refused(EndCode::Cancelled, None)),
-            // What waits for a pod has not begun: the device may ask another gateway at once.
-            () = drain.cancelled() => return Err(refused(EndCode::Draining, Some(1000))),
-        };
-        self.gateway
-            .metrics
-            .hold_seconds
-            .observe(begun.elapsed().as_secs_f64());
-        let stopped = tokio::select! {
-            ended = self.converse(&mut pod, &mut upstream, frames, begun, heard) => ended,
-            () = &mut abandoned => Err("cancelled"),
-            () = interrupt.cancelled() => Err("draining"),
-        };
-        // Closing the link is what tells the pod to stop; after an end it has stopped already.
-        pod.close().await;
-        stopped.map_err(Stopped::Broken)
+        let (interrupt, drain) = (self.gateway.interrupt.clone(), self.gateway.drain.clone());
+        let mut place = self.enter(ask)?;
+        let (mut link, mut moves) = (ask.next_link, 0);
+        loop {
+            let mut pod = tokio::select! {
+                reached = self.reach(&mut place, &mut link).instrument(hold_span()) => reached?,
+                () = &mut abandoned => return Err(refused(EndCode::Cancelled, None)),
+                // What waits for a pod has not begun: the device may ask another gateway at once.
+                () = drain.cancelled() => {
+                    place.ends("draining");
+                    return Err(refused(EndCode::Draining, Some(1000)));
+                }
+            };
+            let ended = tokio::select! {
+                ended = self.converse(&mut pod, ask, begun, heard, &place) => ended,
+                () = &mut abandoned => Err(Broke::Stopped("cancelled")),
+                () = interrupt.cancelled() => Err(Broke::Stopped("draining")),
+            };
+            // The number of a link that stood is used up.
+            link = link.saturating_add(1);
+            match ended {
+                Err(Broke::Lost) => {
+                    // There is nobody to close it with, and closing would wait for the silent.
+                    drop(pod);
+                    place.lost();
+                    if !heard.is_empty() || moves >= MOVES || !self.is_untouched().await {
+                        return Err(Stopped::Broken("lost"));
+                    }
+                    moves += 1;
+                    tracing::info!(session = %self.ring.session(), request = %ask.request_id, "a pod was lost before it answered: the request goes on");
+                    self.gateway.metrics.moved("lost");
+                    place.returns(Back::Lost);
+                }
+                ended => {
+                    // Closing the link is what tells the pod to stop; after an end it has stopped already.
+                    pod.close().await;
+                    match ended {
+                        Ok(Relayed::Ended(document)) => return Ok(document),
+                        Ok(Relayed::NotNow(code)) => {
+                            self.gateway.metrics.moved("refused");
+                            match code {
+                                EndCode::Busy => place.returns(Back::SessionBusy),
+                                _ => place.refused(Progress::Queued),
+                            }
+                        }
+                        Err(Broke::Stopped(finish)) => return Err(Stopped::Broken(finish)),
+                        Err(Broke::Protocol | Broke::Lost) => return Err(Stopped::Broken("lost")),
+                    }
+                }
+            }
+        }
     }
 
-    /// Sends the request and relays what comes back until the end.
+    /// Enters the request among those that wait for a pod.
+    fn enter(&self, ask: &Ask) -> Result<Place, Stopped> {
+        let entered =
+            self.gateway
+                .hall
+                .enter(self.ring.tenant(), self.ring.session(), ask.document.len());
+        entered.map_err(|why| match why {
+            Refused::Full { retry_after_ms } => refused(EndCode::Unavailable, Some(retry_after_ms)),
+            Refused::Unavailable => refused(EndCode::Unavailable, None),
+        })
+    }
+
+    /// Waits for the request's turn, and dials the pod that it gets until one takes the link.
+    async fn reach(&self, place: &mut Place, link: &mut u32) -> Result<PodSocket, Stopped> {
+        let gateway = &self.gateway;
+        let tenant = self.ring.tenant();
+        let key = self
+            .ring
+            .fresh()
+            .tier_key(self.terms.epoch, Tier::Substrate);
+        let key = key.ok_or_else(|| refused(EndCode::Unavailable, None))?;
+        loop {
+            let address = match place.turn(|notice| self.tell(notice)).await {
+                Turn::Pod(address) => address,
+                Turn::Deadline { retry_after_ms } => {
+                    return Err(refused(EndCode::WakeDeadline, Some(retry_after_ms)));
+                }
+                Turn::Unavailable => return Err(refused(EndCode::Unavailable, None)),
+            };
+            match self.dial(&address, link, &key).await {
+                Ok(pod) => {
+                    gateway.metrics.pod_link("open");
+                    place.linked(|notice| self.tell(notice));
+                    return Ok(pod);
+                }
+                Err(DialError::Rejected(status)) if status.is_client_error() => {
+                    gateway.metrics.pod_link("rejected");
+                    tracing::error!(%tenant, %address, %status, "the pod does not serve this tenant");
+                    place.ends("unavailable");
+                    return Err(refused(EndCode::Unavailable, None));
+                }
+                Err(DialError::Rejected(status)) => {
+                    gateway.metrics.pod_link("not_ready");
+                    tracing::debug!(%tenant, %address, %status, "the pod is not ready");
+                    place.refused(Progress::Loading);
+                }
+                Err(DialError::Unreachable(error)) => {
+                    gateway.metrics.pod_link("unreachable");
+                    tracing::debug!(%tenant, %address, error, "the pod is not reachable");
+                    place.refused(Progress::Waking);
+                }
+            }
+        }
+    }
+
+    /// Opens a link with the first number that is free.
+    async fn dial(
+        &self,
+        address: &PodAddress,
+        link: &mut u32,
+        key: &TierKey,
+    ) -> Result<PodSocket, DialError> {
+        let limits = &self.gateway.limits;
+        let connect = Duration::from_millis(limits.connect_ms);
+        let send = Duration::from_millis(limits.send_ms);
+        let mut tries = 0;
+        loop {
+            let name = LinkName {
+                tenant: self.ring.tenant(),
+                session: self.ring.session(),
+                epoch: self.terms.epoch,
+                link: *link,
+            };
+            match PodSocket::dial(address, &name, key, connect, send).await {
+                Err(DialError::Rejected(StatusCode::CONFLICT)) if tries < LINK_TRIES => {
+                    self.gateway.metrics.pod_link("taken");
+                    *link = link.saturating_add(1);
+                    tries += 1;
+                }
+                dialled => return dialled,
+            }
+        }
+    }
+
+    /// Tells a device that waits how far its request is.
+    fn tell(&self, notice: &Notice) {
+        if let Ok(payload) = notice.encode() {
+            self.answer.set_notice(&payload);
+        }
+    }
+
+    /// Sends the request over a link that stands, and relays what comes back until the end.
     async fn converse(
         &self,
         pod: &mut PodSocket,
-        upstream: &mut Upstream,
-        frames: Vec<Vec<u8>>,
+        ask: &Ask,
         begun: Instant,
         heard: &mut Vec<String>,
-    ) -> Result<Vec<u8>, &'static str> {
+        place: &Place,
+    ) -> Result<Relayed, Broke> {
         let metrics = &self.gateway.metrics;
+        let ring = self.ring.fresh();
+        let upstream = Upstream::new(ring, self.terms.epoch, ask.request_id, ask.max_tokens);
+        let mut upstream = upstream.map_err(|_| Broke::Protocol)?;
+        let frames = upstream
+            .forward(&ask.document)
+            .map_err(|_| Broke::Protocol)?;
         for frame in frames {
             if !pod.send(frame).await {
                 metrics.pod_link("stalled");
-                return Err("lost");
+                return Err(Broke::Lost);
             }
         }
         let silence = Duration::from_millis(self.gateway.limits.pod_silence_ms);
         let mut alive = Instant::now();
         let mut ping = Instant::now() + silence / 3;
         loop {
+            if !self.answer.has_room() {
+                // The device does not keep up: what the pod sends stays with it until there is room.
+                metrics.slowed("pod");
+                self.answer.room().await;
+                alive = Instant::now();
+            }
             let from_pod = tokio::select! {
                 from_pod = pod.next() => from_pod,
                 () = sleep_until(ping) => {
                     ping = Instant::now() + silence / 3;
                     if alive.elapsed() >= silence || !pod.ping().await {
                         metrics.pod_link("silent");
-                        return Err("lost");
+                        return Err(Broke::Lost);
                     }
                     continue;
                 }
@@ -194,7 +350,7 @@ impl Task {
                 FromPod::Over(cause) => {
                     metrics.pod_link("lost");
                     tracing::warn!(session = %self.ring.session(), cause, "a pod was lost");
-                    return Err("lost");
+                    return Err(Broke::Lost);
                 }
             };
             match upstream.receive(&frame) {
@@ -203,266 +359,47 @@ impl Task {
                 Ok(Some(Received::Token { text, payload })) => {
                     self.answer.push_token(&payload);
                     if heard.is_empty() {
-                        metrics
-                            .first_token_seconds
-                            .observe(begun.elapsed().as_secs_f64());
+                        let seconds = begun.elapsed().as_secs_f64();
+                        metrics.first_token_seconds.observe(seconds);
+                        place.first_token();
                     }
                     metrics.tokens.inc();
                     heard.push(text);
                 }
-                Ok(Some(Received::End(_, document))) => return Ok(document),
+                Ok(Some(Received::End(end, document))) => {
+                    if heard.is_empty() && is_not_now(&end) {
+                        metrics.pod_link("refused");
+                        return Ok(Relayed::NotNow(end.code));
+                    }
+                    if let Some(receipt) = end.receipts.first() {
+                        let id = tracing::field::display(receipt.body.receipt_id);
+                        tracing::Span::current().record("receipt", id);
+                    }
+                    place.answered();
+                    return Ok(Relayed::Ended(document));
+                }
                 Err(error) => {
                     metrics.pod_link(error.name());
+                    metrics.integrity_failed("pod");
                     tracing::error!(session = %self.ring.session(), %error, "a pod broke the protocol");
-                    return Err("lost");
+                    return Err(Broke::Protocol);
                 }
             }
         }
     }
+}
 
-    /// Dials the tenant's pod until it answers or the request's time is up. What it dials is looked up each time, so that
-    /// a pod that was started meanwhile, or elsewhere, is found.
-    async fn reach(&self, first_link: u32, begun: Instant) -> Result<PodSocket, Stopped> {
-        let gateway = Arc::clone(&self.gateway);
-        let limits = &gateway.limits;
-        let tenant = self.ring.tenant().clone();
-        let most = gateway
-            .directory
-            .tenant(&tenant)
-            .map_or(0, |tenant| tenant.held_requests);
-        let ticket = gateway.holds().enter(&tenant, most);
-        let Some(ticket) = ticket else {
-            return Err(refused(EndCode::Unavailable, Some(5_000)));
-        };
-        gateway.metrics.held.inc();
-        let ticket = Ticket(self, ticket);
-        let key = self
-            .ring
-            .fresh()
-            .tier_key(self.terms.epoch, Tier::Substrate);
-        let key = key.ok_or_else(|| refused(EndCode::Unavailable, None))?;
-        let deadline = begun + Duration::from_millis(limits.hold_ms);
-        let connect = Duration::from_millis(limits.connect_ms);
-        let send = Duration::from_millis(limits.send_ms);
-        let (mut link, mut pause, mut told) = (first_link, RETRY_MIN, None);
-        loop {
-            let Some(substrate) = gateway.directory.substrate(&tenant) else {
-                return Err(refused(EndCode::Unavailable, None));
-            };
-            let Some(address) = substrate.pods.first().cloned() else {
-                return Err(refused(EndCode::Unavailable, None));
-            };
-            let name = LinkName {
-                tenant: &tenant,
-                session: self.ring.session(),
-                epoch: self.terms.epoch,
-                link,
-            };
-            let state = match PodSocket::dial(&address, &name, &key, connect, send).await {
-                Ok(pod) => {
-                    gateway.metrics.pod_link("open");
-                    return Ok(pod);
-                }
-                Err(DialError::Rejected(StatusCode::CONFLICT)) => {
-                    gateway.metrics.pod_link("taken");
-                    link = link.saturating_add(1);
-                    Progress::Loading
-                }
-                Err(DialError::Rejected(status)) if status.is_client_error() => {
-                    gateway.metrics.pod_link("rejected");
-                    tracing::error!(%tenant, %address, %status, "the pod does not serve this tenant");
-                    return Err(refused(EndCode::Unavailable, None));
-                }
-                Err(DialError::Rejected(status)) => {
-                    gateway.metrics.pod_link("not_ready");
-                    tracing::debug!(%tenant, %address, %status, "the pod is not ready");
-                    Progress::Loading
-                }
-                Err(DialError::Unreachable(error)) => {
-                    gateway.metrics.pod_link("unreachable");
-                    tracing::debug!(%tenant, %address, error, "the pod is not reachable");
-                    Progress::Waking
-                }
-            };
-            if Instant::now() >= deadline {
-                return Err(refused(EndCode::WakeDeadline, Some(5_000)));
-            }
-            let position = gateway.holds().position(&tenant, ticket.1);
-            let state = if position > 0 {
-                Progress::Queued
-            } else {
-                state
-            };
-            self.notify(&mut told, state, position);
-            sleep_until(deadline.min(Instant::now() + pause)).await;
-            pause = pause.saturating_mul(2).min(RETRY_MAX);
-        }
-    }
+fn hold_span() -> tracing::Span {
+    tracing::info_span!(target: "halo::trace", "hold")
+}
 
-    /// Tells a device that waits how far its request is, when that changes and every few seconds.
-    fn notify(&self, told: &mut Option<(Progress, u32, Instant)>, state: Progress, position: u32) {
-        let every = Duration::from_millis(self.gateway.limits.notice_ms);
-        let known = told.is_some_and(|(old, before, at)| {
-            old == state && before == position && at.elapsed() < every
-        });
-        if known {
-            return;
-        }
-        let notice = Notice {
-            state,
-            position,
-            eta_ms: 0,
-        };
-        if let Ok(payload) = notice.encode() {
-            self.answer.set_notice(&payload);
-        }
-        *told = Some((state, position, Instant::now()));
-    }
-
-    /// Ends an answer whose pod is gone. A pod that lives closes it by itself; otherwise this gateway does.
-    async fn close(&mut self, finish: &'static str, heard: &[String]) -> EscalateEnd {
-        let deadline = Instant::now() + Duration::from_millis(self.gateway.limits.pod_close_ms);
-        let mut tries = 0;
-        loop {
-            let stored = match self.stored().await {
-                Ok(Some(stored)) => stored,
-                Ok(None) => return self.failed(EndCode::Lost),
-                Err(error) => {
-                    tracing::warn!(session = %self.ring.session(), error, "an answer cannot be closed yet");
-                    tries += 1;
-                    if tries >= CLOSE_TRIES {
-                        return self.failed(EndCode::LedgerUnavailable);
-                    }
-                    sleep(LOOK).await;
-                    continue;
-                }
-            };
-            match stored.end() {
-                Ok(Some(end)) => return end,
-                Ok(None) if Instant::now() < deadline => sleep(LOOK).await,
-                Ok(None) => {
-                    tries += 1;
-                    if tries >= CLOSE_TRIES {
-                        return self.failed(EndCode::LedgerUnavailable);
-                    }
-                    self.write_end(&stored, finish, heard).await;
-                }
-                Err(error) => {
-                    tracing::error!(session = %self.ring.session(), %error, "an answer cannot be closed");
-                    return self.failed(EndCode::LedgerUnavailable);
-                }
-            }
-        }
-    }
-
-    /// Writes the response of a broken answer. Whether it stands, or another writer's, is read from the ledger afterwards.
-    async fn write_end(&mut self, stored: &StoredAnswer, finish: &str, heard: &[String]) {
-        let block = gateway::random()
-            .and_then(|random| Ok((ReceiptId::from_random(random), gateway::now()?)))
-            .map_err(|error| error.to_string())
-            .and_then(|(id, now)| {
-                let closing = Closing {
-                    epoch: self.terms.epoch,
-                    content: self.terms.content,
-                    id,
-                    now,
-                };
-                let block = stored.interrupted(finish, &closing, heard, &mut self.ring);
-                block.map_err(|error| error.to_string())
-            });
-        let session = self.ring.session();
-        let written = match block {
-            Err(error) => Err(error),
-            Ok(block) => {
-                let append = self.gateway.ledger.append(&session, &block);
-                match timeout(self.ledger_time(), append).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("the ledger did not answer in time".to_owned()),
-                }
-            }
-        };
-        match written {
-            Ok(()) => self.gateway.metrics.closed_for_pod.inc(),
-            Err(error) => {
-                tracing::warn!(%session, error, "an answer was not closed");
-                sleep(LOOK).await;
-            }
-        }
-    }
-
-    async fn follow_ledger(&mut self) -> EscalateEnd {
-        let patience = Duration::from_millis(self.gateway.limits.pod_close_ms);
-        let mut grown = Instant::now();
-        let interrupt = self.gateway.interrupt.clone();
-        loop {
-            let stored = match self.stored().await {
-                Ok(Some(stored)) => stored,
-                Ok(None) => {
-                    return EscalateEnd::bare(
-                        self.answer.request_id,
-                        EndStatus::Refused,
-                        EndCode::UnknownRequest,
-                    );
-                }
-                Err(error) => {
-                    tracing::warn!(session = %self.ring.session(), error, "an answer cannot be read");
-                    return self.failed(EndCode::LedgerUnavailable);
-                }
-            };
-            if stored.token_count() > self.answer.token_count() {
-                grown = Instant::now();
-            }
-            match stored.token_payloads(self.answer.token_count()) {
-                Ok(payloads) => payloads
-                    .iter()
-                    .for_each(|token| self.answer.push_token(token)),
-                Err(error) => {
-                    tracing::error!(session = %self.ring.session(), %error, "an answer cannot be read");
-                    return self.failed(EndCode::LedgerUnavailable);
-                }
-            }
-            match stored.end() {
-                Ok(Some(end)) => return end,
-                Ok(None) => {}
-                Err(_) => return self.failed(EndCode::LedgerUnavailable),
-            }
-            if grown.elapsed() >= patience {
-                return self.close("lost", &[]).await;
-            }
-            tokio::select! {
-                () = sleep(LOOK) => {}
-                () = self.abandoned(false) => {
-                    let request = self.answer.request_id;
-                    return EscalateEnd::bare(request, EndStatus::Cancelled, EndCode::Cancelled);
-                }
-                () = interrupt.cancelled() => return self.failed(EndCode::Draining),
-            }
-        }
-    }
-
-    /// The answer as the ledger holds it now.
-    async fn stored(&mut self) -> Result<Option<StoredAnswer>, String> {
-        let session = self.ring.session();
-        let snapshot = timeout(self.ledger_time(), self.gateway.ledger.snapshot(&session)).await;
-        let evidence = snapshot
-            .map_err(|_| "the ledger did not answer in time".to_owned())?
-            .map_err(|error: LedgerError| error.to_string())?
-            .ok_or_else(|| "the session is not in the ledger".to_owned())?;
-        let request: RequestId = self.answer.request_id;
-        StoredAnswer::find(&evidence, &mut self.ring, request).map_err(|error| error.to_string())
-    }
-
-    fn ledger_time(&self) -> Duration {
-        Duration::from_millis(self.gateway.limits.ledger_ms)
-    }
-
-    fn failed(&self, code: EndCode) -> EscalateEnd {
-        EscalateEnd {
-            retry_after_ms: Some(1000),
-            ..EscalateEnd::bare(self.answer.request_id, EndStatus::Failed, code)
-        }
-    }
+/// Whether a pod that was reached has no room for the request, of which nothing exists yet.
+fn is_not_now(end: &EscalateEnd) -> bool {
+    let later = matches!(
+        end.code,
+        EndCode::Busy | EndCode::RateLimited | EndCode::Draining
+    );
+    end.status == EndStatus::Refused && later && end.receipts.is_empty()
 }
 
 /// Returns when no device reads the answer and none is waited for any longer; with `ended`, also once it was served.

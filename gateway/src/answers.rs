@@ -1,8 +1,9 @@
 //! The answers under way on this gateway. A task writes an answer's tokens into its log; the device's connection reads the
-//! log at its own pace, so a slow device holds up nothing and costs no queue, and a new connection can read on where a
-//! broken one stopped.
+//! log at its own pace, and a new connection can read on where a broken one stopped. The log is short: a task whose device reads
+//! too slowly takes no more from its pod, so a slow device slows its own answer and costs no memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use halo_receipts::ids::{RequestId, SessionId};
@@ -32,12 +33,69 @@ pub enum Reader {
     Served,
 }
 
+/// The most bytes of tokens that are kept for a connection: those that it has not taken yet, and the last ones that it has, for a
+/// device that comes back. What is older comes from the ledger.
+pub const KEPT: usize = 32 * 1024;
+/// The most that is kept while no connection reads and one is waited for.
+pub const KEPT_AWAY: usize = 256 * 1024;
+/// What a token takes at most; there is room if one more fits.
+const TOKEN: usize = 256;
+
 #[derive(Default)]
 struct Log {
-    tokens: Vec<Arc<[u8]>>,
+    tokens: VecDeque<Arc<[u8]>>,
+    /// The step of the first one.
+    first: usize,
+    /// Bytes of all of them, and of those that the reader has not taken.
+    bytes: usize,
+    unread: usize,
+    /// The step that the reader takes next.
+    read: usize,
     /// The newest notice, with a number that rises.
     notice: Option<(u64, Arc<[u8]>)>,
     end: Option<Arc<[u8]>>,
+}
+
+impl Log {
+    fn get(&self, step: usize) -> Option<&Arc<[u8]>> {
+        self.tokens.get(step.checked_sub(self.first)?)
+    }
+
+    fn push(&mut self, payload: &[u8]) {
+        self.bytes += payload.len();
+        let step = self.first + self.tokens.len();
+        if step >= self.read {
+            self.unread += payload.len();
+        }
+        self.tokens.push_back(payload.into());
+        self.trim();
+    }
+
+    /// The reader has taken everything before `step`, or is given it elsewhere.
+    fn read_to(&mut self, step: usize) {
+        self.read = step;
+        let from = step.saturating_sub(self.first);
+        self.unread = self.tokens.iter().skip(from).map(|token| token.len()).sum();
+        self.trim();
+    }
+
+    fn take(&mut self, step: usize) {
+        self.read = step + 1;
+        let len = self.get(step).map_or(0, |token| token.len());
+        self.unread = self.unread.saturating_sub(len);
+        self.trim();
+    }
+
+    /// Forgets what was read, as far as it does not fit.
+    fn trim(&mut self) {
+        while self.bytes > KEPT && self.first < self.read {
+            let Some(token) = self.tokens.pop_front() else {
+                return;
+            };
+            self.bytes -= token.len();
+            self.first += 1;
+        }
+    }
 }
 
 /// One answer under way.
@@ -47,6 +105,8 @@ pub struct Answer {
     log: Mutex<Log>,
     /// Rises with every entry of the log.
     version: watch::Sender<u64>,
+    /// Rises with every entry that is taken.
+    taken: watch::Sender<u64>,
     reader: watch::Sender<Reader>,
 }
 
@@ -60,6 +120,7 @@ impl Answer {
             request_id,
             log: Mutex::default(),
             version: watch::Sender::new(0),
+            taken: watch::Sender::new(0),
             reader: watch::Sender::new(Reader::Away),
         })
     }
@@ -71,7 +132,34 @@ impl Answer {
 
     /// Adds the payload of the next token.
     pub fn push_token(&self, payload: &[u8]) {
-        self.write(|log| log.tokens.push(payload.into()));
+        self.write(|log| log.push(payload));
+    }
+
+    /// Whether the log has room for another token. Whoever has none should take no more from where tokens come.
+    pub fn has_room(&self) -> bool {
+        let most = match *self.reader.borrow() {
+            Reader::Here(_) => KEPT,
+            Reader::Away => KEPT_AWAY,
+            Reader::Gone | Reader::Served => return true,
+        };
+        lock(&self.log).unread + TOKEN <= most
+    }
+
+    /// Returns when there is room.
+    pub async fn room(&self) {
+        let (mut taken, mut reader) = (self.taken.subscribe(), self.reader.subscribe());
+        loop {
+            taken.mark_unchanged();
+            reader.mark_unchanged();
+            if self.has_room() {
+                return;
+            }
+            // Both senders live as long as this.
+            tokio::select! {
+                _ = taken.changed() => {}
+                _ = reader.changed() => {}
+            }
+        }
     }
 
     /// Replaces the notice that a device sees which waits.
@@ -89,9 +177,15 @@ impl Answer {
         });
     }
 
-    /// How many tokens the log has.
+    /// How many tokens came, kept or not.
     pub fn token_count(&self) -> usize {
-        lock(&self.log).tokens.len()
+        let log = lock(&self.log);
+        log.first + log.tokens.len()
+    }
+
+    /// Bytes of tokens that are kept.
+    pub fn kept(&self) -> usize {
+        lock(&self.log).bytes
     }
 
     /// Who reads the answer, with changes.
@@ -101,10 +195,19 @@ impl Answer {
 
     fn read(self: &Arc<Self>, connection: u64, from_step: u32) -> Reading {
         self.reader.send_replace(Reader::Here(connection));
+        let asked = from_step as usize;
+        let next_step = {
+            let mut log = lock(&self.log);
+            let next = asked.max(log.first);
+            log.read_to(next);
+            next
+        };
+        self.taken.send_modify(|taken| *taken += 1);
         Reading {
             answer: Arc::clone(self),
             connection,
-            next_step: from_step as usize,
+            missing: (asked < next_step).then_some(asked..next_step),
+            next_step,
             next_notice: 0,
             version: self.version.subscribe(),
         }
@@ -115,12 +218,24 @@ impl Answer {
 pub struct Reading {
     answer: Arc<Answer>,
     connection: u64,
+    /// Steps that were asked for and are not kept any more; the ledger has them.
+    missing: Option<Range<usize>>,
     next_step: usize,
     next_notice: u64,
     version: watch::Receiver<u64>,
 }
 
 impl Reading {
+    /// The request whose answer it is.
+    pub fn request_id(&self) -> RequestId {
+        self.answer.request_id
+    }
+
+    /// The steps that have to come from the ledger first; said once.
+    pub fn take_missing(&mut self) -> Option<Range<usize>> {
+        self.missing.take()
+    }
+
     /// The next entry, as soon as there is one. Nothing is lost when the future is dropped. After the end it never returns.
     pub async fn next(&mut self) -> Item {
         loop {
@@ -135,12 +250,17 @@ impl Reading {
     }
 
     fn ready(&mut self) -> Option<Item> {
-        let log = lock(&self.answer.log);
-        if let Some(token) = log.tokens.get(self.next_step) {
+        let mut log = lock(&self.answer.log);
+        if let Some(token) = log.get(self.next_step).cloned() {
+            if *self.answer.reader.borrow() == Reader::Here(self.connection) {
+                log.take(self.next_step);
+            }
             self.next_step += 1;
             // Tokens make every earlier notice untrue.
             self.next_notice = log.notice.as_ref().map_or(0, |(number, _)| number + 1);
-            return Some(Item::Token(Arc::clone(token)));
+            drop(log);
+            self.answer.taken.send_modify(|taken| *taken += 1);
+            return Some(Item::Token(token));
         }
         if let Some(end) = &log.end {
             let end = Arc::clone(end);
@@ -306,6 +426,54 @@ mod tests {
         assert_eq!(*answer.reader().borrow(), Reader::Here(2));
         second.cancel();
         assert_eq!(*answer.reader().borrow(), Reader::Gone);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_short_and_says_what_it_no_longer_has() {
+        let (session, request) = ids();
+        let answers = Answers::default();
+        let (answer, mut reading) = answers.begin(session, request, 1, 0).unwrap();
+        let mut pushed = 0;
+        while answer.has_room() {
+            answer.push_token(&[7; 200]);
+            pushed += 1;
+        }
+        assert!(answer.kept() <= KEPT && pushed > 100);
+        let waits = tokio::spawn({
+            let answer = Arc::clone(&answer);
+            async move { answer.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        for _ in 0..pushed {
+            reading.next().await;
+        }
+        waits.await.unwrap();
+        for _ in 0..pushed {
+            answer.push_token(&[8; 200]);
+            reading.next().await;
+            assert!(answer.kept() <= KEPT);
+        }
+        assert_eq!(answer.token_count(), 2 * pushed);
+        // What was read last is kept for a device that comes back; what is older is not.
+        drop(reading);
+        let from = u32::try_from(pushed + 10).unwrap();
+        let mut again = answers.attach(&session, request, 2, from).unwrap();
+        assert_eq!(again.take_missing(), None);
+        assert_eq!(bytes(again.next().await), [8; 200]);
+        drop(again);
+        let mut again = answers.attach(&session, request, 3, 2).unwrap();
+        let missing = again.take_missing().unwrap();
+        assert_eq!(missing.start, 2);
+        assert!(missing.end > 10 && missing.end <= pushed + 10);
+        // While nobody reads, more is kept; once nobody will, there is no bound that would stop the answer.
+        drop(again);
+        while answer.has_room() {
+            answer.push_token(&[9; 200]);
+        }
+        assert!(answer.kept() > 4 * KEPT && answer.kept() <= KEPT_AWAY + KEPT);
+        answers.attach(&session, request, 4, 0).unwrap().cancel();
+        assert!(answer.has_room());
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use halo_ledger::LedgerError;
-use halo_receipts::documents::{EndCode, Operation};
+use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, Operation};
 use halo_receipts::evidence::{Block, Evidence};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
+use crate::answer_ledger;
 use crate::answer_task::Task;
 use crate::answers::{Item, Reading};
 use crate::gateway::Gateway;
@@ -137,6 +138,7 @@ impl Connection {
         let interrupt = self.gateway.interrupt.clone();
         let mut close_at: Option<Instant> = None;
         loop {
+            self.catch_up().await?;
             let silent = alive_by.unwrap_or(start + Duration::from_secs(u64::from(u32::MAX)));
             let leave = match close_at {
                 Some(turn) if self.session.is_idle() => Some(turn.max(self.last_request)),
@@ -202,8 +204,11 @@ impl Connection {
 
     async fn relay(&mut self, item: Item) -> Result<(), Over> {
         match item {
-            Item::Notice(payload) | Item::Token(payload) => {
-                self.handle(Event::Token(&payload)).await
+            Item::Notice(payload) => self.handle(Event::Token(&payload)).await,
+            Item::Token(payload) => {
+                self.handle(Event::Token(&payload)).await?;
+                self.gateway.metrics.relayed.inc();
+                Ok(())
             }
             Item::End(document) => {
                 self.reading = None;
@@ -213,9 +218,67 @@ impl Connection {
         }
     }
 
+    /// Sends the tokens that were asked for and that the answer's log no longer has: the ledger has them.
+    async fn catch_up(&mut self) -> Result<(), Over> {
+        let Some(reading) = &mut self.reading else {
+            return Ok(());
+        };
+        let Some(missing) = reading.take_missing() else {
+            return Ok(());
+        };
+        let request = reading.request_id();
+        let mut ring = self.session.ring();
+        let stored = answer_ledger::read(&self.gateway, &mut ring, request).await;
+        let tokens = stored.and_then(|stored| match stored {
+            Some(stored) => {
+                let tokens = stored.token_payloads(missing.clone());
+                tokens.map_err(|error| error.to_string())
+            }
+            None => Err("the request is not in the ledger".to_owned()),
+        });
+        match tokens {
+            Ok(tokens) if tokens.len() == missing.len() => {
+                for token in tokens {
+                    self.relay(Item::Token(token.into())).await?;
+                }
+                Ok(())
+            }
+            // They are not durable yet, or cannot be read: the answer goes on, and the device asks again.
+            tokens => {
+                let error = tokens.err().unwrap_or_default();
+                tracing::warn!(session = %ring.session(), error, "what was relayed before cannot be read yet");
+                self.reading = None;
+                let end = EscalateEnd {
+                    retry_after_ms: Some(1_000),
+                    ..EscalateEnd::bare(request, EndStatus::Failed, EndCode::LedgerUnavailable)
+                };
+                match end.to_json() {
+                    Ok(document) => self.handle(Event::Ended(&document)).await,
+                    Err(_) => Err(Over::Broken),
+                }
+            }
+        }
+    }
+
+    /// The same as [`Connection::handle`] for what a device sent, whose check is timed.
+    fn check(&mut self, what: &str, event: Event<'_>) -> Vec<Action> {
+        let begun = Instant::now();
+        let actions = self.session.handle(event);
+        // A bundle that first needs the ledger is checked when that is read.
+        if !matches!(actions.first(), Some(Action::Read)) {
+            let seconds = begun.elapsed().as_secs_f64();
+            self.gateway.metrics.verified(what, seconds);
+        }
+        actions
+    }
+
     /// Gives the machine an event, and what its demands bring.
     async fn handle(&mut self, event: Event<'_>) -> Result<(), Over> {
-        let mut actions = VecDeque::from(self.session.handle(event));
+        let first = match event {
+            Event::Message(_) => self.check("frame", event),
+            _ => self.session.handle(event),
+        };
+        let mut actions = VecDeque::from(first);
         while let Some(action) = actions.pop_front() {
             let more = match action {
                 Action::Send(frame) => {
@@ -229,11 +292,11 @@ impl Connection {
                 Action::Close(reason) => return Err(Over::Machine(reason)),
                 Action::Admit(operation) => {
                     let admitted = self.admit(operation);
-                    self.session.handle(Event::Admitted(admitted))
+                    self.check("bundle", Event::Admitted(admitted))
                 }
                 Action::Read => {
                     let evidence = self.read().await;
-                    self.session.handle(Event::Evidence(evidence))
+                    self.check("bundle", Event::Evidence(evidence))
                 }
                 Action::Append(blocks) => {
                     let written = self.append(&blocks).await;

@@ -1,6 +1,6 @@
 //! What every part of a running gateway shares, and the edges to the clock and to randomness.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::answers::Answers;
 use crate::config::Limits;
 use crate::directory::Directory;
-use crate::limits::{Holds, Penalties, RequestRates};
+use crate::hold::hall::{Hall, HallLimits};
+use crate::limits::{Penalties, RequestRates};
 use crate::metrics::Metrics;
 use crate::opening::Nonces;
 
@@ -30,6 +31,9 @@ pub enum GatewayError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The cluster cannot be worked with.
+    #[error(transparent)]
+    Cluster(#[from] crate::cluster::error::ClusterError),
     /// The ledger does not open.
     #[error(transparent)]
     Ledger(#[from] halo_ledger::LedgerError),
@@ -84,13 +88,14 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Answers under way.
     pub answers: Answers,
+    /// Requests that wait for a pod or have one.
+    pub hall: Arc<Hall>,
     /// Set when the gateway shuts down: nothing new is begun.
     pub drain: CancellationToken,
     /// Set when the time to finish is over: what is under way is interrupted.
     pub interrupt: CancellationToken,
     /// Device connections and answers.
     pub tasks: TaskTracker,
-    holds: Mutex<Holds>,
     rates: Mutex<RequestRates>,
     penalties: Mutex<Penalties>,
     nonces: Mutex<Nonces>,
@@ -112,6 +117,15 @@ impl Gateway {
             parts.limits.penalty_seconds.saturating_mul(1000),
             PENALTY_ADDRESSES,
         );
+        let hall = Hall::new(
+            Arc::clone(&parts.directory),
+            parts.metrics.clone(),
+            HallLimits {
+                age_ms: parts.limits.hold_ms,
+                bytes: parts.limits.hold_bytes,
+                notice_ms: parts.limits.notice_ms,
+            },
+        );
         Ok(Arc::new(Self {
             name: parts.name,
             ledger: parts.ledger,
@@ -120,10 +134,10 @@ impl Gateway {
             limits: parts.limits,
             metrics: parts.metrics,
             answers: Answers::default(),
+            hall,
             drain: CancellationToken::new(),
             interrupt: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            holds: Mutex::default(),
             rates: Mutex::default(),
             penalties: Mutex::new(penalties),
             nonces: Mutex::new(Nonces::new(NONCES)),
@@ -137,11 +151,6 @@ impl Gateway {
     /// Milliseconds since the gateway started.
     pub fn steady_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// The requests that wait for a pod.
-    pub fn holds(&self) -> MutexGuard<'_, Holds> {
-        lock(&self.holds)
     }
 
     /// The tenants' requests per minute.
@@ -190,14 +199,29 @@ impl Gateway {
     }
 }
 
+/// Seconds that this program's clock is ahead of the system's.
+static CLOCK_OFFSET: AtomicI64 = AtomicI64::new(0);
+
+/// Shifts the clock of this program: what it stamps and compares is so many seconds ahead of the system's clock.
+pub fn shift_clock(seconds: i64) {
+    CLOCK_OFFSET.store(seconds, Ordering::Relaxed);
+}
+
 /// The time.
 pub fn now() -> Result<Timestamp, GatewayError> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let micros = since
-        .ok()
-        .and_then(|since| u64::try_from(since.as_micros()).ok());
-    let time = micros.and_then(Timestamp::from_micros);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
+    let shift = CLOCK_OFFSET.load(Ordering::Relaxed).saturating_mul(1_000_000);
+    let shifted = micros.and_then(|micros| u64::try_from(micros.saturating_add(shift)).ok());
+    let time = shifted.and_then(Timestamp::from_micros);
     time.ok_or(GatewayError::System("the system's clock"))
+}
+
+/// The time as the API server writes it.
+pub fn clock() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    let shift = jiff::SignedDuration::from_secs(CLOCK_OFFSET.load(Ordering::Relaxed));
+    now.checked_add(shift).unwrap_or(now)
 }
 
 /// Random bytes of the operating system.

@@ -1,6 +1,6 @@
 //! Bounds on what one tenant or one address may cause. Pure: the time is passed in, in milliseconds of any steady clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use halo_receipts::ids::TenantId;
@@ -88,54 +88,6 @@ impl Penalties {
     }
 }
 
-/// The requests that wait for a pod, by tenant, in the order in which they came.
-#[derive(Debug, Default)]
-pub struct Holds {
-    waiting: HashMap<TenantId, VecDeque<u64>>,
-    next: u64,
-}
-
-impl Holds {
-    /// Enters a request, unless `most` of the tenant wait already. The number is its ticket.
-    pub fn enter(&mut self, tenant: &TenantId, most: usize) -> Option<u64> {
-        let queue = self.waiting.entry(tenant.clone()).or_default();
-        if queue.len() >= most {
-            return None;
-        }
-        let ticket = self.next;
-        self.next = self.next.wrapping_add(1);
-        queue.push_back(ticket);
-        Some(ticket)
-    }
-
-    /// How many requests of the tenant are before this one.
-    pub fn position(&self, tenant: &TenantId, ticket: u64) -> u32 {
-        let queue = self.waiting.get(tenant);
-        let before = queue.and_then(|queue| queue.iter().position(|&other| other == ticket));
-        u32::try_from(before.unwrap_or(0)).unwrap_or(u32::MAX)
-    }
-
-    /// Takes a request out.
-    pub fn leave(&mut self, tenant: &TenantId, ticket: u64) {
-        if let Some(queue) = self.waiting.get_mut(tenant) {
-            queue.retain(|&other| other != ticket);
-            if queue.is_empty() {
-                self.waiting.remove(tenant);
-            }
-        }
-    }
-
-    /// How many requests wait, over all tenants.
-    pub fn len(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,23 +141,5 @@ mod tests {
         let mut off = Penalties::new(0, 1_000, 2);
         off.failed(bad, 0);
         assert!(!off.is_barred(bad, 0));
-    }
-
-    #[test]
-    fn holds_are_bounded_by_tenant_and_keep_their_order() {
-        let (acme, other) = (tenant("acme"), tenant("other"));
-        let mut holds = Holds::default();
-        let first = holds.enter(&acme, 2).unwrap();
-        let second = holds.enter(&acme, 2).unwrap();
-        assert_eq!(holds.enter(&acme, 2), None);
-        assert!(holds.enter(&other, 2).is_some());
-        assert_eq!(holds.len(), 3);
-        assert_eq!(
-            (holds.position(&acme, first), holds.position(&acme, second)),
-            (0, 1)
-        );
-        holds.leave(&acme, first);
-        assert_eq!(holds.position(&acme, second), 0);
-        assert!(holds.enter(&acme, 2).is_some());
     }
 }

@@ -132,6 +132,7 @@ impl Metrics {
             Count::Bundle(reason) => self.bundles.with_label_values(&[*reason]).inc(),
             Count::Integrity(reason) => self.integrity_failed(reason),
             Count::Reset => self.session_resets.inc(),
+            Count::Pause => self.slowed("device"),
             Count::Request(operation, status, code) => {
                 let operation = match operation {
                     Operation::Infer => "infer",

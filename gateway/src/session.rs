@@ -9,9 +9,10 @@ use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, EscalateRequest,
 use halo_receipts::evidence::{Block, Evidence};
 use halo_receipts::fragment::{self, END_MAX, REQUEST_MAX, Reassembler};
 use halo_receipts::frame::FrameType;
-use halo_receipts::ids::{DeviceId, RequestId};
+use halo_receipts::ids::{DeviceId, RequestId, Tier};
 use halo_receipts::keys::TierKey;
 use halo_receipts::link::{End, Link};
+use halo_receipts::messages::{Backpressure, PauseReason};
 
 use crate::bundle::{self, Book, Terms};
 use crate::keyring::Keyring;
@@ -119,6 +120,8 @@ pub enum Count {
     Integrity(&'static str),
     /// A recorded receipt that tells of a broken sensor link.
     Reset,
+    /// The device was asked to pause.
+    Pause,
     /// A request that ended, with its operation.
     Request(Operation, EndStatus, EndCode),
 }
@@ -489,6 +492,16 @@ impl Session {
         refusal: Refusal,
         actions: &mut Vec<Action>,
     ) {
+        if let (EndCode::RateLimited, Some(pause_ms)) = (refusal.code, refusal.retry_after_ms) {
+            // Whatever the device sent next would be refused too.
+            let plea = Backpressure {
+                sender: Tier::Substrate,
+                reason: PauseReason::Busy,
+                pause_ms,
+            };
+            actions.push(Action::Count(Count::Pause));
+            self.send(FrameType::Backpressure, &plea.encode(), actions);
+        }
         let end = EscalateEnd {
             retry_after_ms: refusal.retry_after_ms,
             ..EscalateEnd::bare(request_id, EndStatus::Refused, refusal.code)

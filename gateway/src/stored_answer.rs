@@ -1,6 +1,7 @@
 //! One answer of Tier 2 as the ledger holds it: rebuilt for a device that missed it, and closed when its pod is lost.
 
 use std::collections::HashSet;
+use std::ops::RangeBounds;
 
 use halo_receipts::chain::Event;
 use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd};
@@ -167,11 +168,20 @@ impl StoredAnswer {
         self.tokens.len()
     }
 
-    /// The payloads of the answer's ESCALATE_TOKEN frames from step `from` on. Where the tenant keeps no text the token's id
+    /// Whether nothing of tier 2 stands in the ledger for it.
+    pub fn is_untouched(&self) -> bool {
+        self.members.is_empty() && self.response.is_none()
+    }
+
+    /// The payloads of the answer's ESCALATE_TOKEN frames of the given steps, as far as there are any. Where the tenant keeps no text the token's id
     /// is 0 and its text is empty.
-    pub fn token_payloads(&self, from: usize) -> Result<Vec<Vec<u8>>, StoredAnswerError> {
-        let tokens = self.tokens.get(from..).unwrap_or_default();
-        let payloads = tokens.iter().map(|stored| {
+    pub fn token_payloads(
+        &self,
+        steps: impl RangeBounds<usize>,
+    ) -> Result<Vec<Vec<u8>>, StoredAnswerError> {
+        let tokens = self.tokens.iter().enumerate();
+        let tokens = tokens.filter(|(step, _)| steps.contains(step));
+        let payloads = tokens.map(|(_, stored)| {
             let content = stored.content.as_ref();
             let token = Token {
                 step: stored.step,

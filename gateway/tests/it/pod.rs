@@ -1,7 +1,7 @@
 //! A substrate pod: a real WebSocket server that checks its gateway, writes real receipts and streams what a test lets it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use halo_ledger::Ledger;
@@ -9,7 +9,7 @@ use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, EscalateRequest}
 use halo_receipts::evidence::{Block, Claim, ClaimKind, Record as _, Stream};
 use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
 use halo_receipts::frame::FrameType;
-use halo_receipts::ids::{Epoch, Hash, SessionId, Tier};
+use halo_receipts::ids::{Epoch, Hash, RequestId, SessionId, Tier};
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::Token;
 use halo_receipts::opening::{SIGNATURE_HEADER, signature_is_valid, substrate_path};
@@ -21,6 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_util::sync::CancellationToken;
 
 use crate::author::{Author, Written};
 
@@ -49,6 +50,18 @@ pub struct Pod {
     pub cancelled: Arc<AtomicU32>,
     /// Each token takes a permit.
     pub tokens: Arc<Semaphore>,
+    /// The requests in the order in which they came.
+    pub asked: Arc<Mutex<Vec<RequestId>>>,
+    /// Whether it says that it has no room.
+    pub full: Arc<AtomicBool>,
+    killed: CancellationToken,
+}
+
+impl Pod {
+    /// Its process ends: nothing is closed, nothing listens any more.
+    pub fn kill(&self) {
+        self.killed.cancel();
+    }
 }
 
 #[derive(Clone)]
@@ -60,6 +73,8 @@ struct Inside {
     requests: Arc<AtomicU32>,
     cancelled: Arc<AtomicU32>,
     tokens: Arc<Semaphore>,
+    asked: Arc<Mutex<Vec<RequestId>>>,
+    full: Arc<AtomicBool>,
 }
 
 impl Pod {
@@ -79,16 +94,28 @@ impl Pod {
             requests: Arc::default(),
             cancelled: Arc::default(),
             tokens: Arc::new(Semaphore::new(permits)),
+            asked: Arc::default(),
+            full: Arc::default(),
         };
         let pod = Pod {
             upgrades: Arc::clone(&inside.upgrades),
             requests: Arc::clone(&inside.requests),
             cancelled: Arc::clone(&inside.cancelled),
             tokens: Arc::clone(&inside.tokens),
+            asked: Arc::clone(&inside.asked),
+            full: Arc::clone(&inside.full),
+            killed: CancellationToken::new(),
         };
+        let killed = pod.killed.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(inside.clone().serve(stream));
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap().0,
+                    () = killed.cancelled() => return,
+                };
+                let serve = inside.clone().serve(stream);
+                let killed = killed.clone();
+                tokio::spawn(async move { killed.run_until_cancelled(serve).await });
             }
         });
         pod
@@ -115,14 +142,18 @@ impl Inside {
     async fn serve(self, stream: TcpStream) {
         let mut path = String::new();
         let mut header = Vec::new();
-        let refuse = self.manner == Manner::Stranger;
+        let refuse = match (self.manner, self.full.load(Ordering::SeqCst)) {
+            (Manner::Stranger, _) => Some(StatusCode::UNAUTHORIZED),
+            (_, true) => Some(StatusCode::SERVICE_UNAVAILABLE),
+            (_, false) => None,
+        };
         #[expect(clippy::result_large_err, reason = "the library's own callback type")]
         let look = |request: &Request, response: Response| {
             path = request.uri().path_and_query().unwrap().to_string();
             header = request.headers()[SIGNATURE_HEADER].as_bytes().to_vec();
-            if refuse {
+            if let Some(status) = refuse {
                 let mut denied = ErrorResponse::new(None);
-                *denied.status_mut() = StatusCode::UNAUTHORIZED;
+                *denied.status_mut() = status;
                 return Err(denied);
             }
             Ok(response)
@@ -173,8 +204,9 @@ impl Inside {
                 _ => return,
             }
         };
-        self.requests.fetch_add(1, Ordering::SeqCst);
         let request = EscalateRequest::parse(&document).unwrap();
+        self.asked.lock().unwrap().push(request.request_id);
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let routing = request.receipts.last().unwrap().as_parent();
         let first = self
             .ledger

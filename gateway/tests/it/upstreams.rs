@@ -222,12 +222,12 @@ fn an_answer_is_rebuilt_from_any_step_on() {
             }
         }
         for from in 0..6 {
-            let payloads = stored.token_payloads(from).unwrap();
+            let payloads = stored.token_payloads(from..).unwrap();
             let decoded = payloads.iter().map(|p| TokenOrNotice::decode(p).unwrap());
             let expected = tokens[from..].iter().cloned().map(TokenOrNotice::Token);
             assert!(decoded.eq(expected));
         }
-        assert!(stored.token_payloads(7).unwrap().is_empty());
+        assert!(stored.token_payloads(7..).unwrap().is_empty());
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halo_gateway::config::Limits;
-use halo_gateway::directory::{PodAddress, StaticDirectory, Tenant};
+use halo_gateway::directory::{Directory, PodAddress, StaticDirectory, Tenant};
 use halo_gateway::gateway::{Gateway, Parts};
 use halo_gateway::metrics::Metrics;
 use halo_gateway::server;
@@ -72,11 +72,21 @@ impl World {
         };
         let pod = pod.map(|address| PodAddress(address.to_string()));
         directory.insert(tenant(), policy, pod);
+        Self::of(ledger, folder, Arc::new(directory), limits).await
+    }
+
+    /// A gateway with any directory.
+    pub async fn of(
+        ledger: Arc<dyn Ledger>,
+        folder: tempfile::TempDir,
+        directory: Arc<dyn Directory>,
+        limits: Limits,
+    ) -> Self {
         let gateway = Gateway::new(Parts {
             name: "gateway-under-test".to_owned(),
             ledger: Arc::clone(&ledger),
             keys: Arc::new(store()),
-            directory: Arc::new(directory),
+            directory,
             limits,
             metrics: Metrics::new(&Maker::new()).unwrap(),
         })

@@ -364,7 +364,7 @@ impl World {
                     epoch: terms.epoch,
                     upstream: None,
                     pod: u64::MAX,
-                    tokens: stored.token_payloads(0).unwrap(),
+                    tokens: stored.token_payloads(0..).unwrap(),
                     heard: Vec::new(),
                     end,
                     reader: None,
