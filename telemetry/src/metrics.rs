@@ -4,6 +4,7 @@ pub mod gateway;
 pub mod ledger;
 pub mod operator;
 pub mod substrate;
+pub mod traces;
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,11 +44,12 @@ pub struct Component {
 }
 
 /// Every component, in the order in which a reader meets them.
-pub const COMPONENTS: [Component; 4] = [
+pub const COMPONENTS: [Component; 5] = [
     gateway::COMPONENT,
     substrate::COMPONENT,
     ledger::COMPONENT,
     operator::COMPONENT,
+    traces::COMPONENT,
 ];
 
 /// From half a millisecond to two and a half seconds: what a local write takes.

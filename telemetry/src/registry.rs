@@ -95,6 +95,18 @@ impl Maker {
         Ok(made)
     }
 
+    /// Registers a metric that was made elsewhere from the same definition: one that the whole process has.
+    ///
+    /// # Errors
+    /// It is registered already.
+    pub fn add<C: Collector + Clone + 'static>(
+        &self,
+        definition: &Definition,
+        made: C,
+    ) -> Result<()> {
+        self.put(definition, Ok(made)).map(drop)
+    }
+
     fn check(definition: &Definition, kind: Kind, labelled: bool, asked: &str) -> Result<()> {
         let same = std::mem::discriminant(&definition.kind) == std::mem::discriminant(&kind);
         if same && labelled != definition.labels.is_empty() {
