@@ -179,6 +179,40 @@ mod tests {
         }
     }
 
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        telemetry: TelemetryArgs,
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[derive(clap::Subcommand)]
+    enum Command {
+        Run,
+    }
+
+    #[test]
+    fn the_flags_stand_before_or_after_a_command() {
+        use clap::Parser as _;
+        let parse = |flags: &[&str]| {
+            let all = ["program"].iter().chain(flags);
+            let Program { telemetry, command } = Program::try_parse_from(all).map_err(drop)?;
+            let Command::Run = command;
+            Ok::<_, ()>(telemetry)
+        };
+        let url = "http://collector:4318";
+        for flags in [
+            ["--otlp-endpoint", url, "--log-format", "json", "run"],
+            ["run", "--log-format", "json", "--otlp-endpoint", url],
+        ] {
+            let telemetry = parse(&flags).unwrap();
+            assert_eq!(telemetry.traces.otlp_endpoint.unwrap(), *url);
+            assert_eq!(telemetry.logs.log_format, crate::logs::LogFormat::Json);
+        }
+        assert!(parse(&["--otlp-endpoint", "collector", "run"]).is_err());
+    }
+
     #[test]
     fn nothing_is_missing() {
         let maker = Maker::new();

@@ -92,7 +92,9 @@ links to its runbook, which says what it means, whom it hurts, where to look and
             .collect();
         let _ = write!(page, "\n## {}\n", group.name);
         if !alerts.is_empty() {
-            page.push_str("| alert | severity | says | must hold for |\n| --- | --- | --- | --- |\n");
+            page.push_str(
+                "| alert | severity | says | must hold for |\n| --- | --- | --- | --- |\n",
+            );
         }
         for (name, rule) in alerts {
             let said = |key: &str| rule.annotations.get(key).map(|text| cell(text));
