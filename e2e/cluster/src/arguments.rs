@@ -1,8 +1,9 @@
 //! The files and flags that the programs start with.
 
-use std::{fs, path::Path};
+use std::{fs, net::Ipv4Addr, path::Path};
 
 use crate::{
+    access::MASTERS,
     error::Error,
     options::{Controllers, Options},
     pki::{self, Authority},
@@ -14,9 +15,14 @@ pub(crate) fn file_flag(folder: &Path, flag: &str, name: &str) -> String {
 }
 
 /// The authority, and the files that the programs take: certificates and keys.
-pub(crate) fn write_credentials(folder: &Path) -> Result<Authority, Error> {
+pub(crate) fn write_credentials(
+    folder: &Path,
+    address: Option<Ipv4Addr>,
+) -> Result<Authority, Error> {
     let authority = Authority::new()?;
+    let address = address.unwrap_or(Ipv4Addr::LOCALHOST).to_string();
     let server = authority.server(&[
+        &address,
         "127.0.0.1",
         "10.96.0.1",
         "localhost",
@@ -25,9 +31,13 @@ pub(crate) fn write_credentials(folder: &Path) -> Result<Authority, Error> {
         "kubernetes.default.svc",
         "kubernetes.default.svc.cluster.local",
     ])?;
+    let kubelets = authority.client("kube-apiserver", &[MASTERS])?;
     let (public, private) = pki::service_account_keys()?;
     for (name, text) in [
         ("ca.crt", authority.certificate()),
+        ("ca.key", &authority.key()),
+        ("kubelet-client.crt", &kubelets.certificate),
+        ("kubelet-client.key", &kubelets.key),
         ("api-server.crt", &server.certificate),
         ("api-server.key", &server.key),
         ("service-account.pub", &public),
@@ -49,11 +59,7 @@ pub(crate) fn api_server_arguments(
 ) -> Vec<String> {
     let mut arguments = vec![
         format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
-        "--bind-address=127.0.0.1".to_owned(),
         format!("--secure-port={port}"),
-        // Endpoints may not name a loopback address, and nobody here reaches the API server through its service.
-        "--advertise-address=192.0.2.1".to_owned(),
-        "--endpoint-reconciler-type=none".to_owned(),
         file_flag(folder, "tls-cert-file", "api-server.crt"),
         file_flag(folder, "tls-private-key-file", "api-server.key"),
         file_flag(folder, "client-ca-file", "ca.crt"),
@@ -70,6 +76,22 @@ pub(crate) fn api_server_arguments(
         "--allow-privileged".to_owned(),
         "--profiling=false".to_owned(),
     ];
+    match options.address {
+        None => arguments.extend([
+            "--bind-address=127.0.0.1".to_owned(),
+            // Endpoints may not name a loopback address, and nobody here reaches the API server through its service.
+            "--advertise-address=192.0.2.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+        ]),
+        Some(address) => arguments.extend([
+            "--bind-address=0.0.0.0".to_owned(),
+            format!("--advertise-address={address}"),
+            file_flag(folder, "kubelet-client-certificate", "kubelet-client.crt"),
+            file_flag(folder, "kubelet-client-key", "kubelet-client.key"),
+            // The names of nodes mean nothing to this machine.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ]),
+    }
     if let Some(log) = audit_log {
         arguments.extend([
             file_flag(folder, "audit-policy-file", "audit-policy.yaml"),

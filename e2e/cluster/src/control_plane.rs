@@ -57,6 +57,7 @@ pub struct ControlPlane {
     logs: PathBuf,
     assets: Assets,
     authority: Authority,
+    address: Ipv4Addr,
     port: u16,
     api_server_arguments: Vec<String>,
     audit: bool,
@@ -77,10 +78,10 @@ impl ControlPlane {
 
         // In memory where that is possible: etcd's data is small, and the disk of a test machine is the slowest part of it.
         let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() {
-            TempDir::with_prefix_in("halo-cluster-", memory)
-        } else {
-            TempDir::with_prefix("halo-cluster-")
+        let folder = match &options.folder {
+            Some(parent) => TempDir::with_prefix_in("control-plane-", parent),
+            None if memory.is_dir() => TempDir::with_prefix_in("halo-cluster-", memory),
+            None => TempDir::with_prefix("halo-cluster-"),
         }
         .map_err(Error::io("create a temporary folder"))?;
         let own_logs = match &options.logs {
@@ -105,7 +106,7 @@ impl ControlPlane {
         };
         let folder = folder.keep();
 
-        let authority = write_credentials(&folder)?;
+        let authority = write_credentials(&folder, options.address)?;
         let (etcd, etcd_port) = start_etcd(&assets, &folder, &logs).await?;
         let mut plane = Self {
             scheduler: None,
@@ -117,6 +118,7 @@ impl ControlPlane {
             logs,
             assets,
             authority,
+            address: options.address.unwrap_or(Ipv4Addr::LOCALHOST),
             port: 0,
             api_server_arguments: Vec::new(),
             audit: options.audit,
@@ -131,6 +133,11 @@ impl ControlPlane {
     /// The address of the API server.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The address of the API server as real nodes and their pods see it.
+    pub(crate) fn nodes_url(&self) -> String {
+        format!("https://{}:{}", self.address, self.port)
     }
 
     /// The folder with the programs' logs and the audit log.

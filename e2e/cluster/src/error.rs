@@ -81,6 +81,9 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// Another run with real nodes is under way on this machine.
+    #[error("another run with real nodes is under way on this machine; wait for it (it holds {0})")]
+    InUse(PathBuf),
     /// The audit log was not asked for.
     #[error("requests are counted by the audit log, which Options::audit turns on")]
     NoAudit,

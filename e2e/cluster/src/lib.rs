@@ -38,6 +38,7 @@ mod metrics;
 mod options;
 mod pki;
 mod ports;
+pub mod real;
 mod supervise;
 
 pub use assets::{Assets, HELM_VERSION, KUBERNETES_VERSION};

@@ -1,6 +1,6 @@
 //! What a control plane consists of.
 
-use std::path::PathBuf;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
@@ -35,6 +35,10 @@ pub struct Options {
     pub controller_flags: Vec<String>,
     /// Whether the audit log is written; it takes about 1.5 kB a request on disk.
     pub audit: bool,
+    /// Where real nodes reach the API server, an address of this machine; none means that there are none and it listens on loopback only.
+    pub address: Option<Ipv4Addr>,
+    /// Where its files are made; none means in memory where that is possible.
+    pub folder: Option<PathBuf>,
     /// Where to keep the programs' logs and the audit log; none means a folder that is removed at the end.
     pub logs: Option<PathBuf>,
 }
@@ -49,6 +53,8 @@ impl Default for Options {
             api_server_flags: Vec::new(),
             controller_flags: Vec::new(),
             audit: true,
+            address: None,
+            folder: None,
             logs: None,
         }
     }

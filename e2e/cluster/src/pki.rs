@@ -1,5 +1,7 @@
 //! Certificates: one authority for each control plane, server and client certificates signed by it.
 
+use std::{fs, net::Ipv4Addr, path::Path};
+
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -22,6 +24,28 @@ pub(crate) struct Authority {
 impl Authority {
     pub(crate) fn new() -> Result<Self, Error> {
         let key = KeyPair::generate()?;
+        let params = Self::params();
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// The authority whose `ca.crt` and `ca.key` are in this folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))
+        };
+        let key = KeyPair::from_pem(&read("ca.key")?)?;
+        Ok(Self {
+            certificate: read("ca.crt")?,
+            issuer: Issuer::new(Self::params(), key),
+        })
+    }
+
+    fn params() -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("halo-test", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -29,11 +53,12 @@ impl Authority {
             KeyUsagePurpose::KeyCertSign,
             KeyUsagePurpose::DigitalSignature,
         ];
-        let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            certificate,
-            issuer: Issuer::new(params, key),
-        })
+        params
+    }
+
+    /// The authority's key as PEM.
+    pub(crate) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// The authority's certificate as PEM.
@@ -58,6 +83,17 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(user, groups);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    /// A node's certificate: its kubelet is this client of the API server, and this server for it.
+    pub(crate) fn node(&self, node: &str, address: Ipv4Addr) -> Result<Pair, Error> {
+        let mut params = CertificateParams::new([node.to_owned(), address.to_string()])?;
+        params.distinguished_name = name(&format!("system:node:{node}"), &["system:nodes"]);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         self.sign(params)
     }
 
