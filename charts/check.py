@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Validate the charts as they are rendered (charts/golden) against the schemas of Kubernetes 1.33 to 1.37, strictly.
+
+The pinned validator is installed once into a virtual environment in the cache. Kinds of others are counted, by name; any other kind
+without a schema fails. Exit codes: 0 all are valid; 1 something is not; 2 wrong usage; 3 the validator could not be set up.
+"""
+
+import argparse
+import collections
+import fcntl
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import venv
+
+HERE = pathlib.Path(__file__).resolve().parent
+VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
+# Their definitions are their operators' own.
+OTHERS = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
+    ("cert-manager.io/v1", "Certificate"),
+}
+
+
+def default_cache():
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "halo" / "charts"
+
+
+def python_with_validator(cache):
+    """A virtual environment with the pinned packages, made once for each list of packages and Python version."""
+    requirements = HERE / "requirements.txt"
+    key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    folder = cache / f"venv-{key}"
+    python = folder / "bin" / "python"
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as lock:
+        # Two checkouts may run this at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = folder / "complete"
+        if not stamp.exists():
+            print(f"installing kubernetes-validate into {folder}", file=sys.stderr)
+            venv.create(folder, clear=True, with_pip=True)
+            quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
+            subprocess.run([python, "-m", "pip", "install", *quiet, "-r", requirements], check=True)
+            stamp.touch()
+    return python
+
+
+def problems(path, counts):
+    """What is wrong in one rendered file, as sentences."""
+    import kubernetes_validate
+    import yaml
+
+    for number, document in enumerate(yaml.safe_load_all(path.read_text()), start=1):
+        if document is None:
+            continue
+        kind = (document.get("apiVersion"), document.get("kind"))
+        name = f"{path.name}, document {number}, {kind[1]} {document.get('metadata', {}).get('name')}"
+        if kind in OTHERS:
+            counts["of others"] += 1
+            continue
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(document, version, strict=True)
+                counts["valid"] += 1
+            except kubernetes_validate.ValidationError as error:
+                place = ".".join(str(key) for key in error.path)
+                yield f"{name}: Kubernetes {version}: {place}: {error.message}"
+            except kubernetes_validate.SchemaNotFoundError as error:
+                yield f"{name}: {error.message}"
+
+
+def validate(folder):
+    files = sorted(folder.glob("*.yaml"))
+    counts = collections.Counter()
+    found = [problem for path in files for problem in problems(path, counts)]
+    for problem in found:
+        print(problem)
+    if not counts["valid"]:
+        print(f"{folder} holds nothing to validate")
+        return 1
+    print(f"{len(files)} files: {counts['valid']} validations by Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} passed, {counts['of others']} objects "
+          f"of other operators' kinds were left out, {len(found)} failed")
+    return 1 if found else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=pathlib.Path, default=HERE / "golden", help="the rendered files (default: %(default)s)")
+    parser.add_argument("--cache", type=pathlib.Path, default=default_cache(), help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        return validate(arguments.golden)
+    try:
+        python = python_with_validator(arguments.cache)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"kubernetes-validate cannot be installed: {error}", file=sys.stderr)
+        return 3
+    command = [python, pathlib.Path(__file__).resolve(), "--inside", "--golden", arguments.golden]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(command, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

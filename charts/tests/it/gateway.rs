@@ -1,0 +1,76 @@
+//! The gateway's configuration file.
+
+use halo_charts::values::Values;
+use halo_gateway::config::{Config, Limits};
+use halo_ledger::LedgerUrl;
+
+use crate::rendered::{all, arguments};
+
+#[test]
+fn the_gateway_reads_what_the_chart_writes() {
+    for rendered in all() {
+        let map = rendered.find("ConfigMap", "halo-gateway").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        std::fs::write(&file, map["data"]["gateway.toml"].as_str().unwrap()).unwrap();
+        let config =
+            Config::load(&file).unwrap_or_else(|error| panic!("{}: {error}", rendered.name));
+        assert!(config.cluster.is_some());
+        assert!(matches!(
+            config.ledger_url().unwrap(),
+            LedgerUrl::DynamoDb { .. }
+        ));
+        assert_eq!(config.name, None, "the environment's POD_NAME");
+
+        let container = rendered.container("halo-gateway");
+        assert!(
+            arguments(container).contains(&"--config=/etc/halo/gateway/gateway.toml".to_owned())
+        );
+        let ports: Vec<u64> = container["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| one["containerPort"].as_u64())
+            .collect();
+        assert_eq!(
+            ports,
+            [
+                u64::from(config.listen.port()),
+                u64::from(config.admin_listen.port())
+            ]
+        );
+        let mounts: Vec<&str> = container["volumeMounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| one["mountPath"].as_str())
+            .collect();
+        let mounted = |path: &std::path::Path| mounts.iter().any(|mount| path.starts_with(mount));
+        assert!(mounted(config.ledger_spill.as_deref().unwrap()));
+        match &config.tls {
+            Some(tls) => assert!(mounted(&tls.certificate) && mounted(&tls.key)),
+            None => assert!(config.insecure_plaintext),
+        }
+    }
+}
+
+#[test]
+fn limits_arrive() {
+    let full = all().into_iter().find(|one| one.name == "full").unwrap();
+    let map = full.find("ConfigMap", "halo-gateway").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, map["data"]["gateway.toml"].as_str().unwrap()).unwrap();
+    let wanted = Limits {
+        sockets: 50_000,
+        drain_ms: 120_000,
+        hold_ms: 600_000,
+        ..Limits::default()
+    };
+    assert_eq!(Config::load(&file).unwrap().limits, wanted);
+}
+
+#[test]
+fn defaults_are_the_gateways() {
+    assert_eq!(Values::default().gateway.config.limits, Limits::default());
+}
