@@ -33,7 +33,7 @@ pub struct Monitoring {
     pub rules: Rules,
     /// ConfigMaps with HALO's dashboards, for Grafana's sidecar.
     pub dashboards: Dashboards,
-    /// The URL of an OpenTelemetry collector (OTLP) that gets traces, such as `http://otel-collector.monitoring:4317`. Empty: no traces.
+    /// The URL of an OpenTelemetry collector (OTLP) that gets traces, such as `http://otel-collector.monitoring:4318`. Empty: no traces.
     pub otlp_endpoint: String,
 }
 

@@ -166,7 +166,7 @@ fn policies_let_nobody_reach_the_metadata_service() {
 fn ports_of_other_endpoints_are_let_through() {
     let all = all();
     let full = all.iter().find(|one| one.name == "full").unwrap();
-    for port in [8000, 8443, 4317, 3128] {
+    for port in [8000, 8443, 4318, 3128] {
         assert!(
             egress(full, "halo-gateway").contains(&format!("\"port\":{port}")),
             "{port}"
