@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use halo_emulators::edge::clock;
 use halo_emulators::edge::logs::{self, LogFormat};
-use halo_emulators::edge::secret_file::{create_pairing_key, read_credential, read_pairing_key};
+use halo_emulators::edge::secret_file::{
+    create_pairing_key, read_credential, read_credentials, read_pairing_key,
+};
 use halo_emulators::tier1::classifier::{Classifier, HttpClassifier, Rules};
 use halo_emulators::tier1::client::{Gateway, classifier_uri};
+use halo_emulators::tier1::load::{self, Plan};
 use halo_emulators::tier1::local::Facts;
-use halo_emulators::tier1::machine::Config;
+use halo_emulators::tier1::machine::{ATTEMPTS_MAX, Config};
 use halo_emulators::tier1::report::Report;
 use halo_emulators::tier1::serve::{self, Options, Said};
 use halo_emulators::tier1::transcribe::{Deaf, Fixed, Script, Transcriber};
@@ -24,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Be the phone: check what the glasses capture, answer what can be answered here, ask the tenant's substrate for the
 /// rest, and put all of it on record.
 ///
-/// Exit codes: 0 finished; 1 something failed; 2 wrong usage.
+/// Exit codes: 0 finished; 1 something failed, or a question of `load` had no outcome that its device was told; 2 wrong usage.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -39,6 +43,12 @@ struct Arguments {
 enum Command {
     /// Connect glasses and gateway.
     Serve(Box<ServeArguments>),
+    /// Be many phones with their glasses at once, and ask again and again: one JSON line for every session, connection and question.
+    ///
+    /// A line `ask` on standard input makes every device ask once more, `ask DEVICE` one of them, `end` ends. A question's line says
+    /// its `outcome` (answered, refused, interrupted, failed), whether the device was told (`reported`), and when, in milliseconds
+    /// since it was asked: first notices, first token, end, seal in the ledger.
+    Load(Box<LoadArguments>),
     /// Make the key that glasses and phone share: 32 random bytes, readable by their owner alone.
     Pair {
         /// Where it goes; a file that is there is not overwritten.
@@ -113,9 +123,70 @@ struct ServeArguments {
     /// Write the session's id here as soon as it is known.
     #[arg(long, value_name = "FILE")]
     session_out: Option<PathBuf>,
-    /// Print one JSON event a line.
+    /// Print one JSON event a line; `at_ms` is when, in milliseconds since 1970.
     #[arg(long)]
     json: bool,
+    /// For tests: shift this program's clock by so many seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "HALO_CLOCK_OFFSET_SECONDS",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    clock_offset_seconds: i64,
+}
+
+#[derive(Args)]
+struct LoadArguments {
+    /// The gateway.
+    #[arg(long, value_name = "https://HOST:PORT")]
+    gateway: String,
+    /// PEM certificates that the gateway's is signed by.
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// What `halo-gateway enroll` printed for the devices, one after the other.
+    #[arg(long, value_name = "FILE")]
+    credentials: PathBuf,
+    /// Take so many of the devices, from the first; by default all.
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
+    /// Questions of each device; 0 opens the socket and asks when told to.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    questions: u32,
+    /// Begin a question so long after the one before began, or as soon as that one is over.
+    #[arg(long, value_name = "MS", conflicts_with = "pause")]
+    every: Option<u64>,
+    /// Begin a question so long after the one before was over.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pause: u64,
+    /// Start a device so long after the one before.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    ramp: u64,
+    /// What is asked.
+    #[arg(long, default_value = "What is sovereign inference, in one sentence?")]
+    prompt: String,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// How often a request may be put off or resumed before that is its outcome.
+    #[arg(long, value_name = "N", default_value_t = ATTEMPTS_MAX)]
+    attempts: u32,
+    /// Give a device up whose question has no outcome for so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    time_limit_seconds: u64,
+    /// Keep the sockets open when every question has its outcome, until `end` or a signal.
+    #[arg(long)]
+    hold_open: bool,
+    /// For tests: shift this program's clock by so many seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "HALO_CLOCK_OFFSET_SECONDS",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    clock_offset_seconds: i64,
 }
 
 fn main() -> ExitCode {
@@ -124,6 +195,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Pair { out } => create_pairing_key(&out).map_err(anyhow::Error::from),
         Command::Serve(serve) => run(*serve),
+        Command::Load(load) => run_load(*load),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -167,6 +239,73 @@ fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     })
 }
 
+fn run_load(arguments: LoadArguments) -> anyhow::Result<()> {
+    let mut credentials = read_credentials(&arguments.credentials)?;
+    let (found, wanted) = (credentials.len(), arguments.devices);
+    anyhow::ensure!(
+        found > 0 && wanted.is_none_or(|wanted| (1..=found).contains(&wanted)),
+        "{} holds {found} credentials",
+        arguments.credentials.display()
+    );
+    credentials.truncate(wanted.unwrap_or(found));
+    let plan = Plan {
+        gateway: Gateway::new(&arguments.gateway, &arguments.ca)?,
+        questions: arguments.questions,
+        every: arguments.every.map(Duration::from_millis),
+        pause: Duration::from_millis(arguments.pause),
+        ramp: Duration::from_millis(arguments.ramp),
+        prompt: arguments.prompt,
+        max_tokens: arguments.max_tokens,
+        attempts: arguments.attempts,
+        time_limit: Duration::from_secs(arguments.time_limit_seconds),
+        hold_open: arguments.hold_open,
+        clock_offset: arguments.clock_offset_seconds,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut broken = None;
+    let totals = runtime.block_on(async {
+        let (commands, told) = tokio::sync::mpsc::unbounded_channel();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let by_signal = commands.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            let _ = by_signal.send(load::Command::End);
+        });
+        // Its own thread: nothing else waits for a line, and the process ends without one.
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                match line.parse() {
+                    Ok(command) => {
+                        if commands.send(command).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
+        });
+        let totals = load::load(plan, credentials, told, |line| {
+            let written = writeln!(std::io::stdout().lock(), "{line}");
+            broken = broken.take().or(written.err());
+        })
+        .await;
+        Ok::<_, std::io::Error>(totals)
+    })?;
+    if let Some(error) = broken {
+        return Err(error).context("standard output");
+    }
+    anyhow::ensure!(
+        totals.all_told(),
+        "a question had no outcome that its device was told"
+    );
+    Ok(())
+}
+
 fn options(arguments: ServeArguments) -> anyhow::Result<Options> {
     let text =
         |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
@@ -198,6 +337,7 @@ fn options(arguments: ServeArguments) -> anyhow::Result<Options> {
             seed: arguments.seed,
         },
         utterance_gap_ms: arguments.utterance_gap_ms,
+        attempts_max: ATTEMPTS_MAX,
         facts: Facts {
             battery: arguments.battery.or_else(system_battery),
             briefing: arguments.briefing.as_deref().map(text).transpose()?,
@@ -213,6 +353,7 @@ fn options(arguments: ServeArguments) -> anyhow::Result<Options> {
         classifier,
         once: arguments.once,
         session_out: arguments.session_out,
+        clock_offset: arguments.clock_offset_seconds,
     })
 }
 
@@ -227,12 +368,11 @@ fn system_battery() -> Option<u8> {
 }
 
 fn print_json(said: &Said<'_>) -> std::io::Result<()> {
-    let line = match said {
-        Said::Listening(address) => {
-            serde_json::json!({"event": "listening", "addr": address}).to_string()
-        }
-        Said::Report(report) => serde_json::to_string(report).map_err(std::io::Error::other)?,
+    let mut line = match said {
+        Said::Listening(address) => serde_json::json!({"event": "listening", "addr": address}),
+        Said::Report(report) => serde_json::to_value(report).map_err(std::io::Error::other)?,
     };
+    line["at_ms"] = clock::wall_ms().into();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")
 }
@@ -302,7 +442,12 @@ fn print_text(said: &Said<'_>) -> std::io::Result<()> {
         Said::Report(Report::Ignored { message } | Report::Error { message, .. }) => {
             writeln!(out, "{message}")
         }
-        Said::Report(Report::EpochOpened { .. }) => Ok(()),
+        Said::Report(Report::PutOff { code, retry_ms, .. }) => {
+            writeln!(out, "put off: {}; again in {retry_ms} ms", code.name())
+        }
+        Said::Report(
+            Report::EpochOpened { .. } | Report::Asked { .. } | Report::Unanswered { .. },
+        ) => Ok(()),
     }?;
     out.flush()
 }

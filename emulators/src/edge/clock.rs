@@ -25,10 +25,17 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock once.
     pub fn start() -> Result<Self, ClockError> {
+        Self::shifted(0)
+    }
+
+    /// Reads the wall clock once, and goes `offset` seconds before it, for tests of what happens at another time.
+    pub fn shifted(offset: i64) -> Result<Self, ClockError> {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_err(|_| ClockError::Wall)?;
         let micros = u64::try_from(wall.as_micros()).map_err(|_| ClockError::Wall)?;
+        let offset = offset.checked_mul(1_000_000).ok_or(ClockError::Wall)?;
+        let micros = micros.checked_add_signed(offset).ok_or(ClockError::Wall)?;
         let wall = Timestamp::from_micros(micros).ok_or(ClockError::Wall)?;
         Ok(Self {
             wall,
@@ -51,6 +58,12 @@ impl Clock {
                 .saturating_add(100),
         )
     }
+}
+
+/// Milliseconds since 1970 by the machine's own clock, whatever the phone's is shifted by: what events are stamped with.
+pub fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(wall.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// 32 random bytes for one step of a machine.

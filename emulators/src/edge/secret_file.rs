@@ -110,15 +110,33 @@ struct CredentialFile {
 /// Reads a credential.
 pub fn read_credential(path: &Path) -> Result<Credential, SecretFileError> {
     let bytes = read(path)?;
-    let wrong = |cause: String| SecretFileError::Credential {
-        path: path.to_owned(),
-        cause,
-    };
     // serde's own message could quote the key.
-    let file: CredentialFile = serde_json::from_slice(&bytes)
-        .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))?;
+    let file = serde_json::from_slice(&bytes).map_err(|error| unreadable(path, &error))?;
+    credential(path, file)
+}
+
+/// Reads many credentials: one JSON object after the other, such as one a line.
+pub fn read_credentials(path: &Path) -> Result<Vec<Credential>, SecretFileError> {
+    let bytes = read(path)?;
+    serde_json::Deserializer::from_slice(&bytes)
+        .into_iter()
+        .map(|file| credential(path, file.map_err(|error| unreadable(path, &error))?))
+        .collect()
+}
+
+fn unreadable(path: &Path, error: &serde_json::Error) -> SecretFileError {
+    SecretFileError::Credential {
+        path: path.to_owned(),
+        cause: format!("line {}, column {}", error.line(), error.column()),
+    }
+}
+
+fn credential(path: &Path, file: CredentialFile) -> Result<Credential, SecretFileError> {
     let key = Zeroizing::new(file.device_key);
-    let key = DeviceKey::from_hex(&key).map_err(|error: KeyError| wrong(error.to_string()))?;
+    let key = DeviceKey::from_hex(&key).map_err(|error: KeyError| SecretFileError::Credential {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    })?;
     Ok(Credential {
         tenant: file.tenant_id,
         device: file.device_id,
@@ -169,16 +187,26 @@ mod tests {
             ("acme", "phone-1", 2)
         );
         assert_eq!(read.key.expose(), &[0xab; 32]);
+        fs::write(
+            &path,
+            format!("{good}\n{}\n", good.replace("phone-1", "phone-2")),
+        )
+        .unwrap();
+        let all = read_credentials(&path).unwrap();
+        let names: Vec<&str> = all.iter().map(|one| one.device.as_str()).collect();
+        assert_eq!(names, ["phone-1", "phone-2"]);
+        assert!(read_credential(&path).is_err(), "one file, one device");
         for bad in [
             good.replace("acme", "ACME"),
             good.replace("abab", "ABAB"),
             good[..40].to_owned(),
         ] {
             fs::write(&path, bad).unwrap();
-            let Err(error) = read_credential(&path) else {
-                panic!("taken")
-            };
-            assert!(!error.to_string().contains("abab"), "{error}");
+            let (one, many) = (read_credential(&path), read_credentials(&path));
+            for error in [one.err(), many.err()] {
+                let error = error.unwrap().to_string();
+                assert!(!error.contains("abab"), "{error}");
+            }
         }
     }
 }

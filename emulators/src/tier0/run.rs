@@ -72,6 +72,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// For how long the phone may be unreachable before the sensor gives up.
     pub give_up: Duration,
+    /// By how many seconds its clock is before the machine's.
+    pub clock_offset: i64,
     /// Whether to print JSON lines instead of what a wearer sees.
     pub json: bool,
     /// Where that goes: standard output.
@@ -139,7 +141,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     };
     let mut running = Running {
         sensor: Sensor::new(options.pairing, last_epoch),
-        clock: Clock::start()?,
+        clock: Clock::shifted(options.clock_offset)?,
         tamper: Tamper {
             left: options.tamper_frame,
         },
@@ -324,7 +326,8 @@ impl Running {
     }
 
     /// Writes the line under `--json`, and what the wearer sees without it.
-    fn print(&mut self, shown: &str, line: serde_json::Value) -> Result<(), RunError> {
+    fn print(&mut self, shown: &str, mut line: serde_json::Value) -> Result<(), RunError> {
+        line["at_ms"] = clock::wall_ms().into();
         let out = &mut self.out;
         let written = if self.json {
             writeln!(out, "{line}")

@@ -9,6 +9,8 @@ use halo_receipts::payload::{AnswerStatus, SubstrateResponse};
 use halo_receipts::receipt::{Parent, Receipt, ReceiptKind};
 use halo_receipts::time::Timestamp;
 
+use crate::elapsed_ms;
+
 /// Where the request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -34,6 +36,7 @@ pub(super) struct Answer {
     /// How often it was put off or broke.
     pub(super) attempts: u32,
     pub(super) sent_at: Option<Timestamp>,
+    pub(super) first_token_at: Option<Timestamp>,
     pub(super) last_token_at: Option<Timestamp>,
     /// The hashes of the answer's receipts, two a step.
     leaves: Vec<Hash>,
@@ -101,11 +104,17 @@ impl Answer {
             retry_at: None,
             attempts: 0,
             sent_at: None,
+            first_token_at: None,
             last_token_at: None,
             leaves: Vec::new(),
             text: String::new(),
             ends: Vec::new(),
         }
+    }
+
+    /// Milliseconds since the request was first sent.
+    pub(super) fn after_ms(&self, now: Timestamp) -> u64 {
+        self.sent_at.map_or(0, |sent| elapsed_ms(sent, now))
     }
 
     /// The last step that arrived.

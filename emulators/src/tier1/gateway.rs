@@ -305,11 +305,16 @@ impl Orchestrator {
                 Ok(TokenOrNotice::Token(token)) => self.token(&token, sequence, turn),
                 Ok(TokenOrNotice::Notice(notice)) => {
                     if let Some(InFlight { request_id, .. }) = self.in_flight {
+                        let after_ms = match &self.pipeline {
+                            Pipeline::Answering(answer) => answer.after_ms(turn.now),
+                            _ => 0,
+                        };
                         turn.report(Report::Notice {
                             request_id,
                             state: notice.state,
                             position: notice.position,
                             eta_ms: notice.eta_ms,
+                            after_ms,
                         });
                     }
                 }

@@ -27,6 +27,9 @@ use crate::tier1::requests::InFlight;
 use crate::tier1::session::Session;
 use crate::{after, kind_name};
 
+/// How often a patient phone lets one request be put off or resumed.
+pub const ATTEMPTS_MAX: u32 = 20;
+
 /// Who the phone is and how it works.
 pub struct Config {
     /// The tenant.
@@ -45,6 +48,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// How long a pause ends what a person says, in milliseconds.
     pub utterance_gap_ms: u32,
+    /// How often one request is put off or resumed before it is given up; [`ATTEMPTS_MAX`] for a phone that is patient.
+    pub attempts_max: u32,
     /// What local answers come from.
     pub facts: Facts,
 }
@@ -220,6 +225,11 @@ impl Orchestrator {
     /// The current session.
     pub fn session_id(&self) -> Option<SessionId> {
         self.session.as_ref().map(|session| session.id)
+    }
+
+    /// Whether the gateway's connection stands.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.gateway, Gateway::Open(_))
     }
 
     /// How many seals are known to be in the ledger.

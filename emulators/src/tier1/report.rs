@@ -1,6 +1,6 @@
 //! What the phone says about what it does: one JSON object a line under `--json`, with stable names.
 
-use halo_receipts::documents::Progress;
+use halo_receipts::documents::{EndCode, EndStatus, Progress};
 use halo_receipts::ids::{Epoch, Hash, ReceiptId, RequestId, SessionId, TenantId};
 use halo_receipts::payload::{AnswerStatus, Answerer, ContentPolicy, Decision};
 use serde::Serialize;
@@ -61,6 +61,39 @@ pub enum Report {
         /// The receipt's HMAC, hex.
         hmac: String,
     },
+    /// A request went to the gateway.
+    Asked {
+        /// The request.
+        request_id: RequestId,
+        /// Whether it asks for the rest of an answer that broke off.
+        resumed: bool,
+    },
+    /// The gateway put a request off; it is sent again.
+    PutOff {
+        /// The request.
+        request_id: RequestId,
+        /// Why.
+        code: EndCode,
+        /// In how many milliseconds it is sent again.
+        retry_ms: u64,
+        /// Since it was first sent, in milliseconds.
+        after_ms: u64,
+    },
+    /// There is no answer: what the gateway said last, after the request was put off as often as it may be.
+    Unanswered {
+        /// The request.
+        request_id: RequestId,
+        /// How it ended.
+        status: EndStatus,
+        /// Why.
+        code: EndCode,
+        /// When the gateway would be asked again, in milliseconds, if it said that.
+        retry_after_ms: Option<u32>,
+        /// Tokens that came before.
+        tokens: u32,
+        /// Since it was first sent, in milliseconds.
+        after_ms: u64,
+    },
     /// How far a held request is.
     Notice {
         /// The request.
@@ -71,6 +104,8 @@ pub enum Report {
         position: u32,
         /// Estimated time until the first token, in milliseconds; 0 if unknown.
         eta_ms: u32,
+        /// Since the request was first sent, in milliseconds.
+        after_ms: u64,
     },
     /// One token of an answer.
     Token {
@@ -78,9 +113,13 @@ pub enum Report {
         step: u32,
         /// The text that became whole with it.
         text: String,
+        /// Since the request was first sent, in milliseconds.
+        after_ms: u64,
     },
     /// The substrate's answer, its hashes checked against its seal.
     Answer {
+        /// The request.
+        request_id: RequestId,
         /// How it ended.
         status: AnswerStatus,
         /// Why generation stopped.
@@ -93,6 +132,8 @@ pub enum Report {
         prompt_tokens: u32,
         /// Tokens of the answer.
         tokens: u32,
+        /// From first sending the request to the first token, in milliseconds; `null` if there was none.
+        first_token_ms: Option<u64>,
         /// From sending the request to the last token.
         seconds: f64,
         /// Tokens by seconds.

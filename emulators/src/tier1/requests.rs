@@ -18,8 +18,6 @@ use crate::{after, elapsed_ms};
 
 /// Room in a request for everything but prompt, receipts and payloads, in bytes.
 const ENVELOPE: usize = 2048;
-/// How often one request is put off or resumed before it is given up.
-const ATTEMPTS_MAX: u32 = 20;
 /// The wait when an answer names none, in milliseconds.
 const PUT_OFF_MS: u32 = 500;
 
@@ -75,6 +73,10 @@ impl Orchestrator {
             return;
         };
         answer.progress = Progress::Sent;
+        turn.report(Report::Asked {
+            request_id: answer.request_id,
+            resumed: true,
+        });
         let request = EscalateRequest {
             last_step: answer.last_step(),
             ..bare(Operation::Resume, answer.request_id)
@@ -100,6 +102,10 @@ impl Orchestrator {
         }
         answer.progress = Progress::Sent;
         answer.sent_at.get_or_insert(turn.now);
+        turn.report(Report::Asked {
+            request_id: answer.request_id,
+            resumed: false,
+        });
         let request = EscalateRequest {
             receipts: bundle.receipts,
             payloads: bundle.payloads,
@@ -165,10 +171,12 @@ impl Orchestrator {
         };
         match answer.token(token) {
             Taken::Next => {
+                answer.first_token_at.get_or_insert(turn.now);
                 answer.last_token_at = Some(turn.now);
                 turn.report(Report::Token {
                     step: token.step,
                     text: token.text.clone(),
+                    after_ms: answer.after_ms(turn.now),
                 });
                 self.sensor.show(&token.text);
             }
@@ -295,7 +303,7 @@ impl Orchestrator {
                         end.code,
                         EndCode::UnknownRequest | EndCode::Busy | EndCode::Draining
                     );
-                if again && answer.attempts <= ATTEMPTS_MAX {
+                if again && answer.attempts <= self.config.attempts_max {
                     self.ask_again(answer, end, operation, turn);
                 } else {
                     self.unanswered(&answer, end, turn);
@@ -323,15 +331,15 @@ impl Orchestrator {
             end.retry_after_ms.unwrap_or(PUT_OFF_MS).min(HOLD_MAX_MS)
         };
         answer.retry_at = Some(after(turn.now, u64::from(wait)));
+        turn.report(Report::PutOff {
+            request_id: answer.request_id,
+            code: end.code,
+            retry_ms: u64::from(wait),
+            after_ms: answer.after_ms(turn.now),
+        });
         self.pipeline = Pipeline::Answering(answer);
-        let cause = format!("the request was put off: {}", end.code.name());
         if end.code == EndCode::Draining {
-            self.give_up_connection(&cause, turn);
-        } else {
-            turn.report(Report::Retry {
-                cause,
-                retry_ms: u64::from(wait),
-            });
+            self.give_up_connection("the gateway is draining", turn);
         }
     }
 
@@ -341,6 +349,14 @@ impl Orchestrator {
             "The substrate did not answer: {}.",
             end.code.name().replace('_', " ")
         );
+        turn.report(Report::Unanswered {
+            request_id: answer.request_id,
+            status: end.status,
+            code: end.code,
+            retry_after_ms: end.retry_after_ms,
+            tokens: answer.last_step().map_or(0, |last| last + 1),
+            after_ms: answer.after_ms(turn.now),
+        });
         self.sensor.show(&text);
         self.end_of_answer();
         if answer.last_step().is_some() || end.status != EndStatus::Refused {
@@ -376,12 +392,14 @@ impl Orchestrator {
         let begun = answer.sent_at.unwrap_or(turn.now);
         let seconds = elapsed_ms(begun, answer.last_token_at.unwrap_or(turn.now)) as f64 / 1000.0;
         turn.report(Report::Answer {
+            request_id: answer.request_id,
             status: response.status,
             finish: response.finish,
             model: response.model,
             text: closed.text.clone(),
             prompt_tokens: response.prompt_tokens,
             tokens: response.completion_tokens,
+            first_token_ms: answer.first_token_at.map(|first| elapsed_ms(begun, first)),
             seconds,
             tok_per_s: rate(response.completion_tokens, seconds),
             receipt_id: closed.receipt.body.receipt_id,

@@ -25,13 +25,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::fake::FakeGateway;
 use crate::world::config;
 
 /// Nothing here takes long; a test that hangs is one that failed.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 type Shared = Arc<Mutex<FakeGateway>>;
 
@@ -60,19 +60,19 @@ struct Told {
 }
 
 /// The fake gateway at a TLS port of this machine.
-struct Server {
-    fake: Shared,
-    url: String,
-    ca: PathBuf,
+pub struct Server {
+    pub fake: Shared,
+    pub url: String,
+    pub ca: PathBuf,
     folder: TempDir,
 }
 
-fn now() -> halo_receipts::time::Timestamp {
+pub fn now() -> halo_receipts::time::Timestamp {
     halo_emulators::edge::clock::Clock::start().unwrap().now()
 }
 
 impl Server {
-    async fn start(fake: FakeGateway) -> Self {
+    pub async fn start(fake: FakeGateway) -> Self {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let ca = folder.path().join("ca.pem");
@@ -125,6 +125,7 @@ impl Server {
             classifier: Arc::new(Rules),
             once: true,
             session_out: Some(self.folder.path().join("session_id")),
+            clock_offset: 0,
         };
         let screen = Screen::default();
         let audio_out = self.folder.path().join("played.wav");
@@ -146,6 +147,7 @@ impl Server {
                 audio_out: Some(audio_out.clone()),
                 state: Some(self.folder.path().join("sensor")),
                 give_up: LIMIT,
+                clock_offset: 0,
                 json: false,
                 out: Box::new(screen.clone()),
             };
@@ -227,7 +229,15 @@ async fn talk(mut socket: TlsStream<TcpStream>, fake: Shared) {
             }
         }
         if cut {
-            // The machine dies in the middle of the answer.
+            // The machine dies in the middle of the answer, or says that it is about to.
+            let code = fake.lock().unwrap().faults.close_with;
+            if let Some(code) = code {
+                let close = CloseFrame {
+                    code: code.into(),
+                    reason: "draining".into(),
+                };
+                let _ = socket.close(Some(close)).await;
+            }
             return;
         }
     }
@@ -369,6 +379,7 @@ async fn alone(
         classifier: Arc::new(Rules),
         once: false,
         session_out: None,
+        clock_offset: 0,
     };
     let (found, end) = oneshot::channel();
     let mut found = Some(found);
@@ -445,6 +456,7 @@ async fn strangers_at_the_sensors_port() {
         classifier: Arc::new(Rules),
         once: false,
         session_out: None,
+        clock_offset: 0,
     };
     let (address, listening) = oneshot::channel();
     let mut address = Some(address);
@@ -499,6 +511,7 @@ async fn a_sensor_without_a_phone_gives_up() {
         audio_out: None,
         state: None,
         give_up: Duration::ZERO,
+        clock_offset: 0,
         json: true,
         out: Box::new(Screen::default()),
     };

@@ -61,6 +61,8 @@ pub struct Faults {
     pub refuse: Vec<(EndStatus, EndCode, Option<u32>)>,
     /// Send only so many tokens of the next answer over its connection; the rest when it is resumed.
     pub cut_after: Option<usize>,
+    /// The code with which a connection is closed that `cut_after` cuts; without one it just ends.
+    pub close_with: Option<u16>,
     /// Close the next answer after so many steps, as interrupted.
     pub interrupt_after: Option<usize>,
     /// Change the next seal before it is signed.

@@ -5,6 +5,7 @@
 mod arbitrary;
 mod edges;
 mod fake;
+mod load;
 mod losses;
 mod pair;
 mod storm;

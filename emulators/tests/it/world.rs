@@ -65,6 +65,7 @@ pub fn config(gateway: &FakeGateway) -> Config {
         max_tokens: 32,
         sampling: Default::default(),
         utterance_gap_ms: 600,
+        attempts_max: tier1::ATTEMPTS_MAX,
         facts: Facts::default(),
     }
 }

@@ -213,6 +213,7 @@ impl World {
             max_tokens: 40,
             sampling: Sampling::default(),
             utterance_gap_ms: 700,
+            attempts_max: tier1::ATTEMPTS_MAX,
             facts: Default::default(),
         });
         let mut world = Self {
