@@ -116,27 +116,36 @@ automountServiceAccountToken: false
 {{- end }}
 {{- end }}
 
-{{/* Takes {values, selector}: where pods run. Nodes of HALO's own pools come and go with their substrate, so nothing else runs there. */}}
-{{- define "halo.placement" -}}
+{{/* Takes {values}: which nodes pods run on. Those of HALO's own pools come and go with their substrate, so nothing else runs there. The
+     terms are alternatives, so that each of them must say it. */}}
+{{- define "halo.nodes" -}}
 {{- $away := dict "key" "halo.howdify.io/pool" "operator" "DoesNotExist" }}
-{{- $affinity := deepCopy .values.affinity }}
-{{- $nodes := default dict $affinity.nodeAffinity }}
+{{- $nodes := default dict (deepCopy .values.affinity).nodeAffinity }}
 {{- $required := default dict $nodes.requiredDuringSchedulingIgnoredDuringExecution }}
 {{- $terms := list }}
 {{- range (default (list dict) $required.nodeSelectorTerms) }}
-{{- $terms = append $terms (set (deepCopy .) "matchExpressions" (append (default list .matchExpressions) $away)) }}
+{{- $terms = append $terms (set . "matchExpressions" (append (default list .matchExpressions) $away)) }}
 {{- end }}
-{{- $_ := set $nodes "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
+{{- $_ := set $nodes "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) -}}
+nodeAffinity:
+  {{- toYaml $nodes | nindent 2 }}
+{{- end }}
+
+{{/* Takes {values, selector}: where pods run, and how far apart. */}}
+{{- define "halo.placement" -}}
+{{- $affinity := omit .values.affinity "nodeAffinity" }}
 {{- if and (empty .values.affinity) (eq .values.spread "required") }}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (fromYaml .selector)) "matchLabelKeys" (list "pod-template-hash") }}
-{{- $_ = set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
+{{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
 {{- else if empty .values.affinity }}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (fromYaml .selector)) }}
-{{- $_ = set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) }}
-{{- end }}
-{{- $_ = set $affinity "nodeAffinity" $nodes -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) }}
+{{- end -}}
 affinity:
-  {{- toYaml $affinity | nindent 2 }}
+  {{- include "halo.nodes" . | nindent 2 }}
+  {{- with $affinity }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
