@@ -53,7 +53,7 @@ impl Question {
 
     /// Its tenant.
     pub fn tenant(&self) -> &str {
-        self.text("tenant")
+        self.text("tenant_id")
     }
 
     /// From the request to the first token.

@@ -120,7 +120,7 @@ pub fn values(cluster: &RealCluster, outside: &Outside, tag: &str, test_tenant: 
             // What waits for other machines to learn of a change need not wait long here.
             "minReadySeconds": 1,
             "preStopSeconds": 2,
-            "config": {"limits": {"keys_settle_ms": 15_000}},
+            "config": {"cluster": {"keys_settle_ms": 15_000}},
         },
         "tests": {
             "tenant": test_tenant,
