@@ -117,6 +117,8 @@ impl Gateway {
             parts.limits.penalty_seconds.saturating_mul(1000),
             PENALTY_ADDRESSES,
         );
+        let synced = i64::from(parts.directory.is_synced());
+        parts.metrics.directory_synced.set(synced);
         let hall = Hall::new(
             Arc::clone(&parts.directory),
             parts.metrics.clone(),
@@ -211,7 +213,9 @@ pub fn shift_clock(seconds: i64) {
 pub fn now() -> Result<Timestamp, GatewayError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok();
     let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
-    let shift = CLOCK_OFFSET.load(Ordering::Relaxed).saturating_mul(1_000_000);
+    let shift = CLOCK_OFFSET
+        .load(Ordering::Relaxed)
+        .saturating_mul(1_000_000);
     let shifted = micros.and_then(|micros| u64::try_from(micros.saturating_add(shift)).ok());
     let time = shifted.and_then(Timestamp::from_micros);
     time.ok_or(GatewayError::System("the system's clock"))

@@ -5,14 +5,17 @@
 //! and what they need as arguments. The edges are named for what they touch: [`http`], [`server`], [`websocket`],
 //! [`device`], [`substrate`].
 
+mod answer_ledger;
 pub mod answer_task;
 pub mod answers;
 pub mod bundle;
+pub mod cluster;
 pub mod config;
 pub mod credential;
 pub mod device;
 pub mod directory;
 pub mod gateway;
+pub mod hold;
 pub mod http;
 pub mod keyring;
 pub mod limits;

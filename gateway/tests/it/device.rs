@@ -211,6 +211,9 @@ impl Device {
                 Some(Err(_)) | None => return Heard::Closed(None),
             };
             let frame = self.link.receive(&frame).unwrap();
+            if frame.typ == FrameType::Backpressure {
+                continue;
+            }
             if frame.typ == FrameType::EscalateToken {
                 return match TokenOrNotice::decode(frame.payload).unwrap() {
                     TokenOrNotice::Token(token) => Heard::Token(token),

@@ -15,6 +15,7 @@ use halo_receipts::frame::{FrameType, encode};
 use halo_receipts::ids::{Epoch, RequestId, SessionId, Tier};
 use halo_receipts::keys::TierKey;
 use halo_receipts::link::{End, Link};
+use halo_receipts::messages::Backpressure;
 use proptest::prelude::*;
 
 use crate::author::{Author, infer, record, request_id, resume, stored_block};
@@ -36,6 +37,7 @@ struct Bench {
     resumed: Vec<(RequestId, u32)>,
     closed: Option<CloseReason>,
     counts: Vec<Count>,
+    pauses: Vec<u32>,
     reads: u32,
 }
 
@@ -65,6 +67,7 @@ impl Bench {
             resumed: Vec::new(),
             closed: None,
             counts: Vec::new(),
+            pauses: Vec::new(),
             reads: 0,
         }
     }
@@ -130,6 +133,10 @@ impl Bench {
                 if let Some(document) = self.incoming.push(frame.payload).unwrap() {
                     self.ends.push(EscalateEnd::parse(&document).unwrap());
                 }
+            }
+            FrameType::Backpressure => {
+                let plea = Backpressure::decode(frame.payload, Tier::Orchestrator).unwrap();
+                self.pauses.push(plea.pause_ms);
             }
             other => panic!("{other:?}"),
         }
@@ -420,6 +427,12 @@ fn what_is_not_admitted_is_not_written() {
         bench.send(&question);
         assert_eq!(bench.last_end(), (EndStatus::Refused, code));
         assert_eq!(bench.ends[0].retry_after_ms, Some(7));
+        // Only where everything that it sent would be refused is the device asked to pause.
+        let pauses: &[u32] = match code {
+            EndCode::RateLimited => &[7],
+            _ => &[],
+        };
+        assert_eq!(bench.pauses, pauses);
         assert!(bench.untouched());
         bench.refuse = None;
         bench.send(&question);

@@ -11,6 +11,7 @@ mod bundles;
 mod device;
 mod faults;
 mod holding;
+mod line;
 mod machine;
 mod openings;
 mod pod;

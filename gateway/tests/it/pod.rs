@@ -39,6 +39,8 @@ pub enum Manner {
     Impostor,
     /// It does not know the gateway.
     Stranger,
+    /// All of an answer of so many long tokens.
+    Long(usize),
     /// It sends tokens as fast as the link takes them, and writes nothing.
     Flood,
 }
@@ -220,8 +222,13 @@ impl Inside {
                 .flood(&mut socket, &mut sending, request.max_tokens)
                 .await;
         }
+        let long = "x".repeat(Token::TEXT_MAX);
+        let texts = match self.manner {
+            Manner::Long(count) => vec![long.as_str(); count],
+            _ => WORDS.to_vec(),
+        };
         let (mut parent, mut members) = (routing, Vec::new());
-        for (step, text) in (0u32..).zip(WORDS) {
+        for (step, &text) in (0u32..).zip(&texts) {
             if self.manner == Manner::Dies(step) {
                 return;
             }
@@ -233,7 +240,7 @@ impl Inside {
                         self.tokens.acquire().await
                     } else {
                         self.cancelled.fetch_add(1, Ordering::SeqCst);
-                        self.close(&mut author, &request, &members, first).await;
+                        self.close(&mut author, &request, &members, first, &texts).await;
                         return;
                     }
                 }
@@ -251,7 +258,7 @@ impl Inside {
             }
         }
         let last = members.last().unwrap().receipt.as_parent();
-        let answer = author.answer(request.request_id, last, first, &members, &WORDS.concat());
+        let answer = author.answer(request.request_id, last, first, &members, &texts.concat());
         self.append(
             session,
             first + members.len() as u32,
@@ -312,6 +319,7 @@ impl Inside {
         request: &EscalateRequest,
         members: &[Written],
         first: u32,
+        texts: &[&str],
     ) {
         if self.manner == Manner::Impostor {
             return;
@@ -320,7 +328,7 @@ impl Inside {
         let last = members
             .last()
             .map_or(routing, |last| last.receipt.as_parent());
-        let text = WORDS[..members.len() / 2].concat();
+        let text = texts[..members.len() / 2].concat();
         author.finish = Some("cancelled");
         let answer = author.answer(request.request_id, last, first, members, &text);
         let at = first + members.len() as u32;

@@ -503,6 +503,7 @@ async fn a_device_that_does_not_read_is_cut_off_and_its_answer_stopped() {
     device.send(&question).await;
     let slow = "halo_gateway_closed_connections_total{reason=\"slow\"}";
     until("the cut", || world.metric(slow) == 1.0).await;
+    assert!(world.metric("halo_gateway_tokens_total") < 100_000.0);
     until("the stop", || pod.cancelled.load(Ordering::SeqCst) == 1).await;
     until("the end", || world.gateway.answers.is_empty()).await;
 }
