@@ -3,12 +3,17 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use halo_ledger::LedgerUrl;
 use halo_receipts::ids::{DeviceId, TenantId};
 use halo_receipts::payload::ContentPolicy;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use crate::cluster::Settings;
+use crate::cluster::demand::Pace;
+use crate::cluster::error::ClusterError;
 use crate::directory::{PodAddress, StaticDirectory, Tenant};
 
 /// Why a configuration was refused.
@@ -31,8 +36,18 @@ pub enum ConfigError {
         error: Box<toml::de::Error>,
     },
     /// No tenant.
-    #[error("the configuration names no tenant; add a [[tenants]] table")]
+    #[error(
+        "the configuration names no tenant; add a [[tenants]] table, or a [cluster] table in a cluster"
+    )]
     NoTenant,
+    /// Tenants from two places.
+    #[error(
+        "tenants come from [[tenants]] tables or from the [cluster], not from both; remove one of them"
+    )]
+    TwoSources,
+    /// A name that no field manager or claim takes.
+    #[error("name must have 1 to 253 characters")]
+    Name,
     /// A tenant twice.
     #[error("tenant {0} is configured twice")]
     TenantTwice(TenantId),
@@ -53,16 +68,16 @@ pub enum ConfigError {
 }
 
 /// A configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where devices connect.
     pub listen: SocketAddr,
     /// Where `/healthz`, `/readyz` and `/metrics` are served, in plain text.
     pub admin_listen: SocketAddr,
-    /// The gateway's name in the claims that it writes.
-    #[serde(default = "default_name")]
-    pub name: String,
+    /// The gateway's name in the claims and the demand that it writes, unlike that of every other gateway; the environment's POD_NAME
+    /// or, without that, `gateway` if it is not given.
+    pub name: Option<String>,
     /// The ledger: `sqlite:PATH` or `dynamodb:TABLE@REGION`.
     pub ledger: String,
     /// Where blocks wait while DynamoDB is away: a file, or a folder on a local disk.
@@ -75,17 +90,70 @@ pub struct Config {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
-    /// Who is served.
+    /// Who is served, where no cluster says so.
     #[serde(default)]
     pub tenants: Vec<TenantEntry>,
+    /// Tenants, keys and substrates come from the cluster that the gateway runs in.
+    pub cluster: Option<ClusterTable>,
 }
 
-fn default_name() -> String {
-    "gateway".to_owned()
+/// A gateway in a cluster: who is served under which keys is said by HaloTenants and the Secrets that the operator publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterTable {
+    /// The namespace with the Secrets, the gateway's own; the environment's POD_NAMESPACE if it is not given.
+    pub namespace: Option<String>,
+    /// What is kept of private content in new sessions of all tenants: `sealed` or `omit`.
+    #[schemars(with = "ContentName")]
+    pub content: ContentPolicy,
+    /// For which new sessions stay under a root that is being replaced, in milliseconds, so that pods have the next one by then: a
+    /// kubelet brings a changed Secret within about 90 seconds.
+    pub keys_settle_ms: u64,
+}
+
+impl Default for ClusterTable {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            content: ContentPolicy::default(),
+            keys_settle_ms: 120_000,
+        }
+    }
+}
+
+impl ClusterTable {
+    /// What the gateway of this name is told. `pod_namespace` is the pod's, if it runs in one.
+    ///
+    /// # Errors
+    /// Neither says what the namespace is.
+    pub fn settings(
+        &self,
+        name: &str,
+        pod_namespace: Option<&str>,
+    ) -> Result<Settings, ClusterError> {
+        let namespace = self.namespace.as_deref().or(pod_namespace);
+        let namespace = namespace.filter(|namespace| !namespace.is_empty());
+        Ok(Settings {
+            namespace: namespace.ok_or(ClusterError::Namespace)?.to_owned(),
+            name: name.to_owned(),
+            content: self.content,
+            keys_settle: Duration::from_millis(self.keys_settle_ms),
+            pace: Pace::default(),
+        })
+    }
+}
+
+/// How the schema writes what is kept of private content.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase", inline)]
+#[expect(dead_code, reason = "only its schema counts")]
+enum ContentName {
+    Sealed,
+    Omit,
 }
 
 /// PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// The certificate and those that it was signed by.
@@ -95,19 +163,22 @@ pub struct TlsFiles {
 }
 
 /// One tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantEntry {
     /// Its id.
+    #[schemars(with = "String")]
     pub id: TenantId,
     /// What is kept of private content: `sealed` or `omit`.
     #[serde(default)]
+    #[schemars(with = "ContentName")]
     pub content: ContentPolicy,
     /// The oldest generation of device keys that is accepted.
     #[serde(default)]
     pub min_device_generation: u32,
     /// Devices that are not accepted any more.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub revoked_devices: Vec<DeviceId>,
     /// Where its pod listens: `ws://host:port`. None: every question is refused, recording works.
     pub substrate: Option<String>,
@@ -144,7 +215,7 @@ fn default_devices() -> usize {
 }
 
 /// Bounds. Times in milliseconds unless the name says otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Sockets that are served at once.
@@ -176,6 +247,8 @@ pub struct Limits {
     pub connect_ms: u64,
     /// For which a request is held until its pod is there.
     pub hold_ms: u64,
+    /// Bytes of one tenant's requests that are held at once.
+    pub hold_bytes: usize,
     /// Between the notices of a held request.
     pub notice_ms: u64,
     /// For which an answer goes on without its device.
@@ -207,6 +280,7 @@ impl Default for Limits {
             ledger_ms: 10_000,
             connect_ms: 1_000,
             hold_ms: 120_000,
+            hold_bytes: 2 * 1024 * 1024,
             notice_ms: 5_000,
             resume_ms: 30_000,
             pod_close_ms: 2_000,
@@ -256,7 +330,24 @@ impl Config {
             return Err(ConfigError::Zero(name));
         }
         self.ledger_url()?;
-        self.directory().map(|_| ())
+        if self
+            .name
+            .as_ref()
+            .is_some_and(|name| name.is_empty() || name.len() > 253)
+        {
+            return Err(ConfigError::Name);
+        }
+        match &self.cluster {
+            Some(_) if !self.tenants.is_empty() => Err(ConfigError::TwoSources),
+            Some(_) => Ok(()),
+            None => self.directory().map(|_| ()),
+        }
+    }
+
+    /// The gateway's name; `pod` is the pod's, if it runs in one.
+    pub fn gateway_name(&self, pod: Option<&str>) -> String {
+        let own = self.name.as_deref().or(pod.filter(|pod| !pod.is_empty()));
+        own.unwrap_or("gateway").to_owned()
     }
 
     /// The ledger's name.

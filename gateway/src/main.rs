@@ -1,26 +1,34 @@
 //! `halo-gateway`: reads flags and a configuration file, builds the parts, runs them, drains on SIGTERM.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use halo_gateway::cluster::{self, Cluster};
 use halo_gateway::config::Config;
 use halo_gateway::credential::Credential;
-use halo_gateway::gateway::{Gateway, Parts};
+use halo_gateway::directory::Directory;
+use halo_gateway::gateway::{Gateway, Parts, shift_clock};
+use halo_gateway::keyring;
 use halo_gateway::metrics::Metrics;
 use halo_gateway::server;
+use halo_ledger::LedgerMetrics;
 use halo_receipts::ids::{DeviceId, TenantId};
-use halo_receipts::keys::{OneRoot, RootKeys, TenantKeys as _};
+use halo_receipts::keyring::KeyRing;
+use halo_receipts::keys::{KeyStore, OneRoot, RootKeys, TenantKeys as _};
 use halo_root_file::RootArgs;
 use halo_telemetry::registry::Maker;
+use halo_telemetry::traces::{self, TelemetryArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
+/// How long taking back this gateway's demand may take.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How long tasks may take to let go of what they hold, once everything is done.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -30,22 +38,18 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 #[derive(Parser)]
 #[command(name = "halo-gateway", version)]
 struct Cli {
-    /// How to write the log, on standard error. Its level is set by RUST_LOG, `info` if that is missing.
-    #[arg(long, value_enum, default_value = "text", global = true)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve devices until SIGTERM or SIGINT.
+    ///
+    /// With [[tenants]] in the configuration the keys come from a root secret on this machine. With a [cluster] table they come, as
+    /// tenants and pods do, from the API server, and no root secret is given.
     ///
     /// Prints one line of JSON when it listens, {"event":"listening","addr","admin_addr"}, and one when it is done,
     /// {"event":"drained","whole"}.
@@ -54,7 +58,16 @@ enum Command {
         #[arg(long, env = "HALO_GATEWAY_CONFIG")]
         config: PathBuf,
         #[command(flatten)]
-        root: RootArgs,
+        root: ServeRoot,
+        /// For tests: shift this program's clock by so many seconds.
+        #[arg(
+            long,
+            env = "HALO_CLOCK_OFFSET_SECONDS",
+            value_name = "N",
+            default_value_t = 0,
+            allow_hyphen_values = true
+        )]
+        clock_offset_seconds: i64,
     },
     /// Read a configuration file and say what is wrong with it, if anything.
     CheckConfig {
@@ -63,7 +76,16 @@ enum Command {
         config: PathBuf,
     },
     /// Print the credential of a device as JSON: {"tenant_id","device_id","device_generation","device_key"}.
+    ///
+    /// In a cluster nobody has the root secret; the tenant's Secret in the operator's namespace is enough:
+    ///
+    ///   kubectl -n halo-system get secret halo-keys-TENANT -o json | halo-gateway enroll --keyring - --tenant TENANT --device DEVICE
+    #[command(verbatim_doc_comment)]
     Enroll {
+        /// The tenant's published keys instead of a root secret: the Secret halo-keys-TENANT as JSON, or the keyring.json in it; `-`
+        /// reads standard input.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "demo_root", "root_generation"])]
+        keyring: Option<PathBuf>,
         #[command(flatten)]
         root: RootArgs,
         /// The tenant.
@@ -78,16 +100,52 @@ enum Command {
     },
 }
 
+/// The flags that name the root secret of a gateway that serves; in a cluster there is none.
+#[derive(clap::Args)]
+struct ServeRoot {
+    /// The root secret: the exact bytes of this file, at least 32.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// A root secret for trying things out, made if it is missing. Sessions are stamped with it: under it, a receipt
+    /// proves nothing.
+    #[arg(long, value_name = "FILE", conflicts_with = "root")]
+    demo_root: Option<PathBuf>,
+    /// Which root secret this is, counted from 1.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    root_generation: u32,
+}
+
+impl ServeRoot {
+    /// The keys under the root that the flags name; none in a cluster.
+    fn keys(&self, config: &Config) -> anyhow::Result<Option<RootKeys>> {
+        let keys = match (&self.root, &self.demo_root) {
+            (Some(file), _) => Some(halo_root_file::read(file, self.root_generation, false)?),
+            (None, Some(file)) => Some(halo_root_file::demo(file, self.root_generation)?),
+            (None, None) => None,
+        };
+        match (&config.cluster, &keys) {
+            (Some(_), Some(_)) => anyhow::bail!(
+                "keys come from the cluster, whose table the configuration has: give no root secret"
+            ),
+            (None, None) => anyhow::bail!("give --root or --demo-root"),
+            _ => Ok(keys),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter);
-    match cli.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    // Traces that are left are sent when it is dropped.
+    let _traces = match cli
+        .telemetry
+        .start("halo-gateway", env!("CARGO_PKG_VERSION"))
+    {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("halo-gateway: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -105,23 +163,34 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Enroll {
+            keyring,
             root,
             tenant,
             device,
             device_generation,
         } => {
-            let keys = root.keys()?;
-            let key = keys
-                .device_key(&tenant, &device, device_generation)
-                .context("this root has no key for the tenant")?;
+            let key = match &keyring {
+                Some(file) => published(file)?
+                    .device_key(&tenant, &device, device_generation)
+                    .context("these keys enrol no device of the tenant: take the Secret halo-keys-TENANT of the operator's namespace")?,
+                None => root
+                    .keys()?
+                    .device_key(&tenant, &device, device_generation)
+                    .context("this root has no key for the tenant")?,
+            };
             let credential = Credential::new(tenant, device, device_generation, &key);
-            let json = zeroize::Zeroizing::new(serde_json::to_string(&credential)?);
+            let json = Zeroizing::new(serde_json::to_string(&credential)?);
             writeln!(std::io::stdout(), "{}", json.as_str())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Serve { config, root } => {
+        Command::Serve {
+            config,
+            root,
+            clock_offset_seconds,
+        } => {
             let config = Config::load(&config)?;
-            let keys = root.keys()?;
+            let keys = root.keys(&config)?;
+            shift_clock(clock_offset_seconds);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
@@ -133,23 +202,79 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The keyring in a file, or on standard input.
+fn published(file: &Path) -> anyhow::Result<KeyRing> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(keyring::FILE_MAX));
+    let most = u64::try_from(keyring::FILE_MAX)?;
+    let (name, read) = match file.to_str() {
+        Some("-") => {
+            let read = std::io::stdin().lock().take(most).read_to_end(&mut bytes);
+            ("standard input".to_owned(), read)
+        }
+        _ => {
+            let opened = std::fs::File::open(file);
+            let read = opened.and_then(|file| file.take(most).read_to_end(&mut bytes));
+            (file.display().to_string(), read)
+        }
+    };
+    read.with_context(|| format!("{name} cannot be read"))?;
+    keyring::published(&bytes).with_context(|| format!("{name} holds no keys"))
+}
+
+/// Where keys and tenants come from.
+struct Sources {
+    keys: Arc<dyn KeyStore>,
+    directory: Arc<dyn Directory>,
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl Sources {
+    async fn open(
+        config: &Config,
+        name: &str,
+        keys: Option<RootKeys>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
+        if let Some(keys) = keys {
+            metrics.directory_synced.set(1);
+            return Ok(Self {
+                keys: Arc::new(OneRoot::new(keys)),
+                directory: Arc::new(config.directory()?),
+                cluster: None,
+            });
+        }
+        let table = config.cluster.clone().unwrap_or_default();
+        let namespace = std::env::var("POD_NAMESPACE");
+        let settings = table.settings(name, namespace.ok().as_deref())?;
+        // Fails only if there is one already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let cluster = Cluster::start(cluster::kube_config().await?, settings, metrics)?;
+        Ok(Self {
+            keys: cluster.clone(),
+            directory: cluster.clone(),
+            cluster: Some(cluster),
+        })
+    }
+}
+
 /// Tells whoever started the program, in one line of JSON on standard output. That nobody reads it is no reason to stop.
 fn report(event: &serde_json::Value) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{event}").and_then(|()| out.flush());
 }
 
-async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, keys: Option<RootKeys>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if keys.root().demo {
+    if keys.as_ref().is_some_and(|keys| keys.root().demo) {
         tracing::warn!("a demo root is in use: receipts prove nothing to anyone");
     }
     let metrics = Metrics::new(&Maker::new())?;
+    traces::metrics(metrics.maker())?;
     let url = config.ledger_url()?;
     let options = halo_ledger::OpenOptions {
         spill: config.ledger_spill.clone(),
-        ..Default::default()
+        metrics: Some(LedgerMetrics::new(metrics.maker())?),
     };
     let ledger = halo_ledger::open(&url, options).await;
     let ledger = ledger.with_context(|| format!("opening the ledger {url}"))?;
@@ -160,11 +285,13 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
             None
         }
     };
+    let name = config.gateway_name(std::env::var("POD_NAME").ok().as_deref());
+    let sources = Sources::open(&config, &name, keys, &metrics).await?;
     let gateway = Gateway::new(Parts {
-        name: config.name.clone(),
+        name: name.clone(),
         ledger,
-        keys: Arc::new(OneRoot::new(keys)),
-        directory: Arc::new(config.directory()?),
+        keys: sources.keys,
+        directory: sources.directory,
         limits: config.limits.clone(),
         metrics,
     })?;
@@ -176,8 +303,11 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
         "addr": address.to_string(),
         "admin_addr": admin_address.to_string(),
     }));
-    let tenants = config.tenants.len();
-    tracing::info!(%address, %admin_address, ledger = %url, tenants, "listening");
+    let tenants = match &sources.cluster {
+        Some(_) => "from the cluster".to_owned(),
+        None => config.tenants.len().to_string(),
+    };
+    tracing::info!(%address, %admin_address, ledger = %url, name, tenants, "listening");
     let stop = CancellationToken::new();
     let admin = tokio::spawn(server::serve_admin(
         Arc::clone(&gateway),
@@ -190,6 +320,13 @@ async fn serve(config: Config, keys: RootKeys) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
     }
     let whole = server::drain(&gateway).await;
+    if let Some(cluster) = &sources.cluster
+        && !cluster.leave(LEAVE).await
+    {
+        tracing::warn!(
+            "this gateway's demand could not be taken back; other gateways remove it later"
+        );
+    }
     stop.cancel();
     devices.await?;
     admin.await?;
