@@ -40,6 +40,8 @@ pub async fn run(backend: &dyn Backend) -> Result<(), Failure> {
     cases::reopening(backend).await?;
     races::one_claim_wins(backend).await?;
     races::one_block_wins(backend).await?;
+    races::epochs_only_rise(backend).await?;
+    races::cuts_do_not_mix(backend).await?;
     races::many_writers(backend).await?;
     races::a_live_reader(backend).await
 }

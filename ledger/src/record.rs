@@ -3,13 +3,13 @@
 //! A ledger has no keys, so MACs are not its concern; what it checks is that a thing is stored under the right name.
 
 use halo_receipts::evidence::{
-    Attributes, Block, Claim, ClaimKind, Header, SignedRecord, StoredReceipt, Stream,
+    Attributes, Block, Claim, ClaimKind, Header, SignedRecord, StoredBlock, StoredReceipt, Stream,
 };
-use halo_receipts::ids::{ReceiptId, SessionId, Tier};
+use halo_receipts::ids::{ReceiptId, SessionId, TenantId, Tier};
 use halo_receipts::receipt::{Receipt, ReceiptKind};
 
-use crate::LedgerError;
 use crate::block;
+use crate::{Appended, LedgerError};
 
 fn invalid(what: &str, cause: impl std::fmt::Display) -> LedgerError {
     LedgerError::Invalid(format!("{what}: {cause}"))
@@ -59,6 +59,8 @@ pub fn kind_name(kind: ClaimKind) -> &'static str {
 /// A block that was checked, in the form in which backends store it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
+    /// The tenant that the first receipt names, for searching.
+    pub tenant: TenantId,
     /// The stream.
     pub stream: Stream,
     /// The number of the first receipt.
@@ -77,6 +79,7 @@ pub struct Prepared {
 pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerError> {
     let encoded = block::encode(&block.receipts).map_err(|e| invalid("the block", e))?;
     let mut ids = Vec::with_capacity(block.receipts.len());
+    let mut tenant = None;
     let mut attributes = Vec::new();
     for (at, stored) in block.receipts.iter().enumerate() {
         let what = || format!("receipt {at} of the block");
@@ -100,13 +103,16 @@ pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerErr
             return Err(invalid(&what(), cause));
         }
         ids.push(receipt.body.receipt_id);
+        tenant.get_or_insert_with(|| receipt.body.tenant_id.clone());
         if is_searchable(&receipt) {
             let position = (stream, number);
             let fields = fields(&receipt);
             attributes.push(Attributes { position, fields });
         }
     }
+    let tenant = tenant.ok_or_else(|| invalid("the block", block::BlockError::Count(0)))?;
     Ok(Prepared {
+        tenant,
         stream: block.stream,
         first: block.first,
         receipts: block.receipts.clone(),
@@ -114,6 +120,102 @@ pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerErr
         encoded,
         attributes,
     })
+}
+
+impl Prepared {
+    /// The number behind the last receipt.
+    pub fn end(&self) -> u32 {
+        let count = u32::try_from(self.receipts.len()).unwrap_or(u32::MAX);
+        self.first.saturating_add(count)
+    }
+
+    /// The error for a block that does not begin where its stream goes on.
+    pub fn gap(&self, expected: u32) -> LedgerError {
+        LedgerError::Gap {
+            stream: self.stream,
+            expected,
+            found: self.first,
+        }
+    }
+
+    /// The error for a block of which another receipt stands at `number`.
+    pub fn fork(&self, number: u32) -> LedgerError {
+        LedgerError::Fork {
+            stream: self.stream,
+            number,
+        }
+    }
+}
+
+/// Compares a block whose first number is taken with what stands there: a retry, or a fork. Receipts are compared, not encoded
+/// blocks, because another version of the compressor may write the same receipts in other bytes.
+pub struct Repeated<'a> {
+    block: &'a Prepared,
+    session: &'a SessionId,
+    /// Where the stream ends.
+    next: u32,
+    compared: usize,
+}
+
+impl<'a> Repeated<'a> {
+    /// Begins to compare a block of a stream that ends before `next`.
+    pub fn new(block: &'a Prepared, session: &'a SessionId, next: u32) -> Self {
+        Self {
+            block,
+            session,
+            next,
+            compared: 0,
+        }
+    }
+
+    /// The number that is to be compared next, or what has come out.
+    pub fn step(&self) -> Result<u32, Result<Appended, LedgerError>> {
+        let number = u32::try_from(self.compared).unwrap_or(u32::MAX);
+        let number = self.block.first.saturating_add(number);
+        if self.compared >= self.block.receipts.len() {
+            Err(Ok(Appended::AlreadyThere))
+        } else if number < self.next {
+            Ok(number)
+        } else {
+            Err(Err(self.block.gap(self.next)))
+        }
+    }
+
+    /// Compares with the stored block that stands at or before the number of [`Repeated::step`].
+    pub fn compare(
+        &mut self,
+        number: u32,
+        stored: Option<&StoredBlock>,
+    ) -> Result<(), LedgerError> {
+        let stored = stored.ok_or_else(|| self.damaged(number, "it is missing"))?;
+        let content = stored.content.as_ref();
+        let content = content.map_err(|reason| self.damaged(number, reason))?;
+        let rest = number
+            .checked_sub(stored.first)
+            .and_then(|skipped| content.get(skipped as usize..))
+            .filter(|rest| !rest.is_empty())
+            .ok_or_else(|| self.damaged(number, "it is missing"))?;
+        let incoming = self.block.receipts.iter().skip(self.compared);
+        let same = rest
+            .iter()
+            .zip(incoming)
+            .take_while(|(stored, incoming)| stored == incoming);
+        let same = same.count();
+        self.compared += same;
+        let left = self.block.receipts.len().saturating_sub(self.compared);
+        if same < rest.len() && left > 0 {
+            let at = u32::try_from(same).unwrap_or(u32::MAX);
+            return Err(self.block.fork(number.saturating_add(at)));
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, number: u32, reason: &str) -> LedgerError {
+        LedgerError::Storage(format!(
+            "receipt {number} of stream {} of session {} cannot be compared with a repeated one: {reason}",
+            self.block.stream, self.session
+        ))
+    }
 }
 
 /// Whether a copy of the receipt's fields is kept: tiers 0 and 1, and every answer. The receipts of single steps are many,

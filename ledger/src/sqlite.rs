@@ -23,7 +23,7 @@
 //!
 //! To copy a ledger that is in use: `sqlite3 ledger.db "VACUUM INTO 'copy.db'"`.
 
-mod fault;
+pub(crate) mod fault;
 mod reader;
 mod schema;
 mod writer;

@@ -88,6 +88,79 @@ pub(super) async fn one_block_wins(backend: &dyn Backend) -> Result<(), Failure>
     Ok(())
 }
 
+/// Different epochs claimed at once: the higher one always stands, the lower one only if it came first.
+pub(super) async fn epochs_only_rise(backend: &dyn Backend) -> Result<(), Failure> {
+    let handles = [
+        backend.open("epoch race").await?,
+        backend.open("epoch race").await?,
+    ];
+    let sample = Sample::new(1, 0)?;
+    open(&*handles[0], &sample).await?;
+    let mut claimed = 1;
+    for round in 0..ROUNDS {
+        let claims = [round * 2 + 2, round * 2 + 1];
+        let mut results = Vec::new();
+        let mut tasks = JoinSet::new();
+        for (at, (ledger, later)) in handles.clone().into_iter().zip(claims).enumerate() {
+            let claim = sample.claim(ClaimKind::Epoch, later, 0)?;
+            tasks.spawn(async move { (at, ledger.claim(&claim).await) });
+        }
+        results.extend(tasks.join_all().await);
+        results.sort_by_key(|(at, _)| *at);
+        assert_eq!(results[0].1, Ok(()), "the higher epoch is refused");
+        assert!(
+            matches!(results[1].1, Ok(()) | Err(LedgerError::Taken)),
+            "{results:?}"
+        );
+        claimed += 1 + usize::from(results[1].1.is_ok());
+    }
+    let evidence = handles[1].snapshot(&sample.session).await?;
+    assert_eq!(evidence.ok_or("no session")?.claims.len(), claimed);
+    Ok(())
+}
+
+/// Writers of the same receipts with cuts of their own, each from where it believes that the stream ends.
+pub(super) async fn cuts_do_not_mix(backend: &dyn Backend) -> Result<(), Failure> {
+    let sample = Arc::new(Sample::new(1, 60)?);
+    let all = sample.substrate_receipts.len();
+    let mut tasks = JoinSet::new();
+    for cut in [3, 5, 8] {
+        let ledger = backend.open("cuts").await?;
+        // The first one opens; the others find the session there.
+        let _ = open(&*ledger, &sample).await;
+        let sample = Arc::clone(&sample);
+        tasks.spawn(async move {
+            let mut next = 0;
+            while next < all {
+                let block = sample.block(Substrate, next, cut);
+                match ledger.append(&sample.session, &block).await {
+                    Ok(_) => next += block.receipts.len(),
+                    Err(LedgerError::Gap { expected, .. }) => next = expected as usize,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+    }
+    for result in tasks.join_all().await {
+        result?;
+    }
+    let evidence = backend
+        .open("cuts")
+        .await?
+        .snapshot(&sample.session)
+        .await?;
+    let evidence = evidence.ok_or("no session")?;
+    let mut end = 0;
+    for block in &evidence.blocks {
+        assert_eq!(block.first, end, "two cuts stand beside each other");
+        end += u32::try_from(block.ids.len())?;
+    }
+    let found = evidence.receipts(Substrate).map(|(_, stored)| stored);
+    assert!(found.eq(&sample.substrate_receipts));
+    Ok(())
+}
+
 pub(super) async fn many_writers(backend: &dyn Backend) -> Result<(), Failure> {
     let handles = [
         backend.open("many writers").await?,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{fault, reader, schema};
-use crate::record::{FIELDS, Prepared, kind_name};
+use crate::record::{FIELDS, Prepared, Repeated, kind_name};
 use crate::{Appended, LedgerError};
 
 /// The most jobs in one transaction: at 64 receipts each a commit of a few megabytes at most.
@@ -223,17 +223,17 @@ fn insert_claim(
     Ok(())
 }
 
-fn append(db: &Connection, session: &SessionId, block: &Prepared) -> Result<Appended, JobError> {
-    let session = session.to_string();
+fn append(db: &Connection, session_id: &SessionId, block: &Prepared) -> Result<Appended, JobError> {
+    let session = session_id.to_string();
     if !reader::exists(db, &session)? {
         return refuse(LedgerError::UnknownSession);
     }
     let next = reader::next_number(db, &session, block.stream)?;
     if block.first < next {
-        return repeated(db, &session, block, next);
+        return repeated(db, session_id, block, next);
     }
     if block.first > next {
-        return refuse(gap(block, next));
+        return refuse(block.gap(next));
     }
     let stream = block.stream.letter().to_string();
     db.prepare_cached(
@@ -263,61 +263,22 @@ fn append(db: &Connection, session: &SessionId, block: &Prepared) -> Result<Appe
     Ok(Appended::Written)
 }
 
-fn gap(block: &Prepared, expected: u32) -> LedgerError {
-    LedgerError::Gap {
-        stream: block.stream,
-        expected,
-        found: block.first,
-    }
-}
-
-/// A block whose first number is taken: a retry, or a fork. Receipts are compared, not encoded blocks, because another
-/// version of the compressor may write the same receipts in other bytes.
+/// A block whose first number is taken: a retry, or a fork.
 fn repeated(
     db: &Connection,
-    session: &str,
+    session_id: &SessionId,
     block: &Prepared,
     next: u32,
 ) -> Result<Appended, JobError> {
-    let mut number = block.first;
-    let mut incoming = block.receipts.iter();
-    while number < next {
-        let stored = reader::block_at(db, session, block.stream, number)?;
-        let Some((first, content)) = stored.map(|stored| (stored.first, stored.content)) else {
-            return refuse(damaged(session, block, number, "it is missing"));
+    let session = session_id.to_string();
+    let mut repeated = Repeated::new(block, session_id, next);
+    loop {
+        let number = match repeated.step() {
+            Ok(number) => number,
+            Err(outcome) => return outcome.map_err(JobError::Refused),
         };
-        let content = match content {
-            Ok(content) => content,
-            Err(reason) => return refuse(damaged(session, block, number, &reason)),
-        };
-        let Some(rest) = content
-            .get((number - first) as usize..)
-            .filter(|rest| !rest.is_empty())
-        else {
-            return refuse(damaged(session, block, number, "it is missing"));
-        };
-        for stored in rest {
-            match incoming.next() {
-                Some(incoming) if incoming == stored => number = number.saturating_add(1),
-                Some(_) => {
-                    return refuse(LedgerError::Fork {
-                        stream: block.stream,
-                        number,
-                    });
-                }
-                None => return Ok(Appended::AlreadyThere),
-            }
-        }
+        let stored = reader::block_at(db, &session, block.stream, number)?;
+        let compared = repeated.compare(number, stored.as_ref());
+        compared.map_err(JobError::Refused)?;
     }
-    match incoming.next() {
-        None => Ok(Appended::AlreadyThere),
-        Some(_) => refuse(gap(block, next)),
-    }
-}
-
-fn damaged(session: &str, block: &Prepared, number: u32, reason: &str) -> LedgerError {
-    LedgerError::Storage(format!(
-        "receipt {number} of stream {} of session {session} cannot be compared with a repeated one: {reason}",
-        block.stream
-    ))
 }

@@ -1,4 +1,4 @@
-//! The SQLite ledger against real files, other processes and damage.
+//! The ledgers against real files, other processes, damage, and a database that goes away.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
 mod conformance;
 mod crash;
 mod damage;
+mod dynamodb;
 mod files;
 mod limits;
 
