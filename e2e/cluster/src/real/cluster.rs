@@ -29,6 +29,10 @@ const READY: Duration = Duration::from_secs(120);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The folders with the images that machines hold from the start.
+pub(super) const IMAGES: &str = "images";
+pub(super) const INSTANCE_IMAGES: &str = "instance-images";
+
 /// What every machine of a run knows, in a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Joined {
@@ -60,8 +64,10 @@ impl Joined {
 pub struct RealOptions {
     /// The control plane; its address is set by this.
     pub plane: Options,
-    /// Image archives (OCI tars) that every node holds from the start.
+    /// Image archives (OCI tars) that the cluster's own nodes hold from the start.
     pub images: Vec<PathBuf>,
+    /// Those that instances hold from the start, as if they were part of their machine image.
+    pub instance_images: Vec<PathBuf>,
 }
 
 /// A cluster with real nodes. Its processes end with the [`Nest`] that they are in.
@@ -81,13 +87,8 @@ impl RealCluster {
     pub async fn start(nest: &Nest, options: RealOptions) -> Result<Self, Error> {
         network::set_up(CLUSTER_ADDRESS).map_err(Error::io("set up the network"))?;
         cgroups::make(nest.run()).map_err(Error::io(format!("make {}", nest.run())))?;
-        let images = nest.folder().join("images");
-        fs::create_dir_all(&images).map_err(Error::io(format!("create {}", images.display())))?;
-        for archive in &options.images {
-            let name = archive.file_name().unwrap_or_default();
-            fs::copy(archive, images.join(name))
-                .map_err(Error::io(format!("copy {}", archive.display())))?;
-        }
+        copy(&options.images, &nest.folder().join(IMAGES))?;
+        copy(&options.instance_images, &nest.folder().join(INSTANCE_IMAGES))?;
         let plane = ControlPlane::start(Options {
             address: Some(CLUSTER_ADDRESS),
             folder: Some(nest.folder().to_owned()),
@@ -165,6 +166,16 @@ impl RealCluster {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+fn copy(files: &[PathBuf], folder: &Path) -> Result<(), Error> {
+    fs::create_dir_all(folder).map_err(Error::io(format!("create {}", folder.display())))?;
+    for file in files {
+        let name = file.file_name().unwrap_or_default();
+        fs::copy(file, folder.join(name))
+            .map_err(Error::io(format!("copy {}", file.display())))?;
+    }
+    Ok(())
 }
 
 /// Whether a node says that it is ready.

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     cgroups,
-    cluster::Joined,
+    cluster::{IMAGES, INSTANCE_IMAGES, Joined},
     network,
     node::{self, Machine},
     user_data::Join,
@@ -167,7 +167,7 @@ fn machine(joined: &Joined, slot: &Slot, name: String, address: Ipv4Addr) -> Mac
         cgroup: format!("{}/{name}", joined.run),
         folder: joined.folder.join("nodes").join(&name),
         logs: joined.logs.join("nodes").join(&name),
-        images: joined.folder.join("images"),
+        images: joined.folder.join(IMAGES),
         kubelet: joined.kubelet.clone(),
         name_server: joined.name_server,
         name,
@@ -208,6 +208,7 @@ fn instance(joined: &Joined, slot: &Slot) -> Result<Machine, Error> {
     let zone = variable("ZONE")?;
     let mut machine = machine(joined, slot, variable("PRIVATE_DNS_NAME")?, address);
     machine.provider_id = format!("aws:///{zone}/{}", variable("INSTANCE_ID")?);
+    machine.images = joined.folder.join(INSTANCE_IMAGES);
     machine.taints = join.taints;
     let labels = BTreeMap::from([
         ("topology.kubernetes.io/zone", zone),

@@ -41,6 +41,12 @@ pub fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
+/// Whether an archive is the substrate's, which is all that instances run.
+pub fn is_substrate(archive: &Path) -> bool {
+    let name = archive.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("halo-substrate"))
+}
+
 /// Builds the images, unless a folder with them was given.
 ///
 /// # Errors

@@ -70,7 +70,7 @@ impl Monitor {
     /// It does not answer, or the expression is wrong.
     pub async fn query(&self, expression: &str) -> Result<Vec<(Value, f64)>> {
         let path = format!("/api/v1/query?query={}", http::encode(expression));
-        let answer: Value = serde_json::from_str(&&http::get(self.address, &path).await?)
+        let answer: Value = serde_json::from_str(&http::get(self.address, &path).await?)
             .with_context(|| expression.to_owned())?;
         if answer["status"] != "success" {
             bail!("{expression}: {answer}");

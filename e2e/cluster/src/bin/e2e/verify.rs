@@ -62,7 +62,8 @@ impl World {
     /// It is not.
     pub async fn passes(&self, session: &str, generation: usize) -> Result<Verdict> {
         let verdict = self.verdict(session, generation).await?;
-        if verdict.get("integrity") != "ok" || verdict.get("completeness") != "sealed" {
+        let sealed = verdict.get("integrity") == "ok" && verdict.get("completeness") == "sealed";
+        if !sealed || verdict.get("keys") != "ok" {
             bail!("halo-verify {session}: {}", verdict.0);
         }
         Ok(verdict)

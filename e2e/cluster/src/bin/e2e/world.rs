@@ -103,6 +103,11 @@ impl World {
                     ],
                     ..Options::full()
                 },
+                instance_images: images
+                    .iter()
+                    .filter(|archive| images::is_substrate(archive))
+                    .cloned()
+                    .collect(),
                 images,
             },
         )
