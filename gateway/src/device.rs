@@ -1,7 +1,11 @@
 //! The edge of one device connection: drives the session machine with a socket, the ledger, the clock and the answers.
 
+mod over;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +24,10 @@ use crate::answer_ledger;
 use crate::answer_task::Task;
 use crate::answers::{Item, Reading};
 use crate::gateway::Gateway;
-use crate::session::{Action, Ask, CloseReason, Count, Event, Refusal, Session, WriteError};
+use crate::session::{Action, Ask, Count, Event, Refusal, Session, WriteError};
 use crate::websocket::DeviceSocket;
+
+use over::Over;
 
 /// How long a closed connection waits for the device's own close frame, so that what was sent last is not lost.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,69 +36,20 @@ const LAST_RECORD: Duration = Duration::from_secs(2);
 /// A device may ping this often; what comes faster is refused.
 const DEVICE_PING: Duration = Duration::from_secs(1);
 
-/// How a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
-    /// The device closed it: it asks no longer.
-    Closed,
-    /// It broke: the device may come back.
-    Broken,
-    /// The device did not take what it was sent.
-    Slow,
-    /// No sign of life.
-    Silent,
-    /// The device opened a newer epoch.
-    Superseded,
-    /// The WebSocket protocol was broken, with the close code.
-    Protocol(CloseCode),
-    /// The machine closed it.
-    Machine(CloseReason),
-}
-
-impl Over {
-    fn name(self) -> &'static str {
-        match self {
-            Over::Closed => "closed",
-            Over::Broken => "broken",
-            Over::Slow => "slow",
-            Over::Silent => "silent",
-            Over::Superseded => "superseded",
-            Over::Protocol(_) => "protocol",
-            Over::Machine(CloseReason::Refusals) => "refusals",
-            Over::Machine(CloseReason::Shutdown) => "shutdown",
-            Over::Machine(CloseReason::Exhausted) => "exhausted",
-        }
-    }
-
-    fn code(self) -> Option<(CloseCode, &'static str)> {
-        match self {
-            Over::Closed | Over::Broken | Over::Slow => None,
-            Over::Silent => Some((CloseCode::Policy, "no sign of life")),
-            Over::Superseded => Some((CloseCode::Normal, "a newer epoch is open")),
-            Over::Protocol(code) => Some((code, "")),
-            Over::Machine(CloseReason::Refusals) => Some((CloseCode::Policy, "refused")),
-            Over::Machine(CloseReason::Shutdown) => Some((CloseCode::Restart, "shutting down")),
-            Over::Machine(CloseReason::Exhausted) => Some((CloseCode::Again, "open a new epoch")),
-        }
-    }
-
-    /// Whether the answer that the device was reading is to go on for a while.
-    fn may_come_back(self) -> bool {
-        match self {
-            Over::Broken | Over::Slow | Over::Silent | Over::Superseded => true,
-            Over::Closed | Over::Protocol(_) => false,
-            Over::Machine(reason) => reason != CloseReason::Refusals,
-        }
-    }
-}
-
-/// Serves one device connection until it ends.
-pub async fn serve(gateway: Arc<Gateway>, socket: DeviceSocket, session: Session, peer: IpAddr) {
+/// Serves one device connection until it ends, and keeps its `place` for so long.
+pub fn serve<P: Send + 'static>(
+    gateway: Arc<Gateway>,
+    socket: DeviceSocket,
+    session: Session,
+    peer: IpAddr,
+    place: P,
+) -> impl Future<Output = ()> + Send + 'static {
     let id = session.ring().session();
     let (number, superseded) = gateway.connect(id);
     tracing::info!(session = %id, tenant = %session.ring().tenant(), epoch = %session.terms().epoch, device = %session.device(), "a device connected");
+    // Made here, so that the future holds it once: there is one for each device, and most are idle.
     let mut connection = Connection {
-        gateway: Arc::clone(&gateway),
+        gateway,
         socket,
         session,
         peer,
@@ -100,14 +57,17 @@ pub async fn serve(gateway: Arc<Gateway>, socket: DeviceSocket, session: Session
         reading: None,
         last_request: Instant::now(),
     };
-    let over = match connection.run(superseded).await {
-        Ok(never) => match never {},
-        Err(over) => over,
-    };
-    tracing::info!(session = %id, reason = over.name(), "a device's connection ended");
-    gateway.metrics.connection_closed(over.name());
-    connection.end(over).await;
-    gateway.disconnect(&id, number);
+    async move {
+        let over = match connection.run(superseded).await {
+            Ok(never) => match never {},
+            Err(over) => over,
+        };
+        tracing::info!(session = %id, reason = over.name(), "a device's connection ended");
+        connection.gateway.metrics.connection_closed(over.name());
+        Box::pin(connection.end(over)).await;
+        connection.gateway.disconnect(&id, number);
+        drop(place);
+    }
 }
 
 struct Connection {
@@ -138,7 +98,9 @@ impl Connection {
         let interrupt = self.gateway.interrupt.clone();
         let mut close_at: Option<Instant> = None;
         loop {
-            self.catch_up().await?;
+            if let Some(missing) = self.reading.as_mut().and_then(Reading::take_missing) {
+                Box::pin(self.catch_up(missing)).await?;
+            }
             let silent = alive_by.unwrap_or(start + Duration::from_secs(u64::from(u32::MAX)));
             let leave = match close_at {
                 Some(turn) if self.session.is_idle() => Some(turn.max(self.last_request)),
@@ -219,14 +181,10 @@ impl Connection {
     }
 
     /// Sends the tokens that were asked for and that the answer's log no longer has: the ledger has them.
-    async fn catch_up(&mut self) -> Result<(), Over> {
-        let Some(reading) = &mut self.reading else {
+    async fn catch_up(&mut self, missing: Range<usize>) -> Result<(), Over> {
+        let Some(request) = self.reading.as_ref().map(Reading::request_id) else {
             return Ok(());
         };
-        let Some(missing) = reading.take_missing() else {
-            return Ok(());
-        };
-        let request = reading.request_id();
         let mut ring = self.session.ring();
         let stored = answer_ledger::read(&self.gateway, &mut ring, request).await;
         let tokens = stored.and_then(|stored| match stored {
@@ -260,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// The same as [`Connection::handle`] for what a device sent, whose check is timed.
+    /// The same as [`Session::handle`] for what a device sent, whose check is timed.
     fn check(&mut self, what: &str, event: Event<'_>) -> Vec<Action> {
         let begun = Instant::now();
         let actions = self.session.handle(event);
@@ -272,8 +230,15 @@ impl Connection {
         actions
     }
 
-    /// Gives the machine an event, and what its demands bring.
-    async fn handle(&mut self, event: Event<'_>) -> Result<(), Over> {
+    /// Gives the machine an event, and what its demands bring. Boxed: a connection that is idle keeps no room for it.
+    fn handle<'a>(
+        &'a mut self,
+        event: Event<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Over>> + Send + 'a>> {
+        Box::pin(self.drive(event))
+    }
+
+    async fn drive(&mut self, event: Event<'_>) -> Result<(), Over> {
         let first = match event {
             Event::Message(_) => self.check("frame", event),
             _ => self.session.handle(event),

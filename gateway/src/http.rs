@@ -389,11 +389,12 @@ async fn stream(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Re
     let task = {
         let gateway = Arc::clone(&gateway);
         async move {
-            let _place = place;
             match upgrade.await {
                 Ok(upgraded) => {
                     let socket = device_socket(upgraded).await;
-                    device::serve(gateway, socket, session, peer).await;
+                    // A task of its own: this one's room is given back.
+                    let tasks = gateway.tasks.clone();
+                    tasks.spawn(device::serve(gateway, socket, session, peer, place));
                 }
                 Err(error) => tracing::debug!(%peer, %error, "an upgrade broke off"),
             }

@@ -10,13 +10,12 @@ use halo_receipts::ids::{SessionId, TenantId};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::line::{Back, Bounds, Line, Ticket};
+use super::line::{Bounds, Line, Ticket};
+use super::place::Place;
 use super::wake::{self, Wakes};
 use crate::directory::{Demand, Directory, PodAddress, Stage};
 use crate::metrics::Metrics;
 
-/// Between two notices for one request, however much changes.
-const NOTICE_GAP: Duration = Duration::from_millis(250);
 /// What a refused request is told when nothing is known of the tenant's wakes, and the least and the most that it is told otherwise.
 const RETRY_UNKNOWN_MS: u32 = 5_000;
 const RETRY_MIN_MS: u32 = 1_000;
@@ -59,13 +58,13 @@ pub struct HallLimits {
     pub notice_ms: u64,
 }
 
-struct TenantHall {
-    line: Line,
-    wakes: Wakes,
-    turns: HashMap<Ticket, oneshot::Sender<Turn>>,
+pub(super) struct TenantHall {
+    pub(super) line: Line,
+    pub(super) wakes: Wakes,
+    pub(super) turns: HashMap<Ticket, oneshot::Sender<Turn>>,
     stage: Stage,
     /// What the last pod that took no request made of it.
-    trouble: Option<Progress>,
+    pub(super) trouble: Option<Progress>,
     demand: Demand,
     bytes: usize,
     /// Rises with every change that a waiting request may want to tell.
@@ -81,8 +80,8 @@ struct State {
 /// The requests of all tenants that wait for a pod or have one.
 pub struct Hall {
     directory: Arc<dyn Directory>,
-    metrics: Metrics,
-    limits: HallLimits,
+    pub(super) metrics: Metrics,
+    pub(super) limits: HallLimits,
     started: Instant,
     state: Mutex<State>,
     kick: Arc<Notify>,
@@ -156,17 +155,13 @@ impl Hall {
         self.settle(tenant, hall, now);
         self.rearm(hall);
         drop(state);
-        Ok(Place {
-            hall: Arc::clone(self),
-            tenant: tenant.clone(),
+        Ok(Place::new(
+            Arc::clone(self),
+            tenant.clone(),
             ticket,
             turn,
             version,
-            entered: Instant::now(),
-            linked: None,
-            outcome: Some("cancelled"),
-            told: None,
-        })
+        ))
     }
 
     /// What the tenant may have now.
@@ -274,7 +269,8 @@ impl Hall {
         due.map(|due| self.started + Duration::from_millis(due))
     }
 
-    fn change<T>(
+    /// Changes a tenant's part and does what follows from it.
+    pub(super) fn change<T>(
         &self,
         tenant: &TenantId,
         change: impl FnOnce(&mut TenantHall, u64) -> T,
@@ -287,6 +283,19 @@ impl Hall {
         self.settle(tenant, hall, now);
         self.rearm(hall);
         Some(done)
+    }
+
+    /// How far a request is that waits.
+    pub(super) fn notice(&self, tenant: &TenantId, ticket: Ticket) -> Notice {
+        let now = self.now_ms();
+        let state = self.lock();
+        let nothing = Notice {
+            state: Progress::Waking,
+            position: 0,
+            eta_ms: 0,
+        };
+        let hall = state.tenants.get(tenant);
+        hall.map_or(nothing, |hall| hall.notice(ticket, now))
     }
 
     /// Brings the gauges up to date that change with time alone.
@@ -320,7 +329,7 @@ async fn drive(hall: Weak<Hall>, kick: Arc<Notify>, mut changes: watch::Receiver
     }
 }
 
-fn seconds(ms: u64) -> f64 {
+pub(super) fn seconds(ms: u64) -> f64 {
     Duration::from_millis(ms).as_secs_f64()
 }
 
@@ -367,195 +376,4 @@ impl TenantHall {
             eta_ms: self.wakes.eta_ms(before, self.line.bounds().at_once, now),
         }
     }
-}
-
-/// A request's place in the hall, from its verification to its end. Dropping it lets go of whatever it holds.
-pub struct Place {
-    hall: Arc<Hall>,
-    tenant: TenantId,
-    ticket: Ticket,
-    turn: oneshot::Receiver<Turn>,
-    version: watch::Receiver<u64>,
-    entered: Instant,
-    linked: Option<Instant>,
-    /// How its wait ends if nothing else is said.
-    outcome: Option<&'static str>,
-    told: Option<(Notice, Instant)>,
-}
-
-impl Place {
-    /// Waits for a turn, and tells meanwhile how far the request is. Nothing is lost when the future is dropped.
-    pub async fn turn(&mut self, mut tell: impl FnMut(&Notice)) -> Turn {
-        let every = Duration::from_millis(self.hall.limits.notice_ms);
-        loop {
-            let next = self.told.as_ref().map(|(_, at)| *at + every);
-            let news = self.told.as_ref().map(|(_, at)| *at + NOTICE_GAP);
-            tokio::select! {
-                biased;
-                turn = &mut self.turn => return self.took(turn.unwrap_or(Turn::Unavailable)),
-                // Changes that come faster are told together.
-                _ = settled(&mut self.version, news) => {}
-                () = until(next) => {}
-            }
-            let notice = self.notice();
-            let same = self.told.as_ref().is_some_and(|(told, at)| {
-                told.state == notice.state
-                    && told.position == notice.position
-                    && at.elapsed() < every
-            });
-            if !same {
-                self.say(notice, &mut tell);
-            }
-        }
-    }
-
-    fn say(&mut self, notice: Notice, tell: &mut impl FnMut(&Notice)) {
-        self.hall.metrics.notice(notice.state);
-        tell(&notice);
-        self.told = Some((notice, Instant::now()));
-    }
-
-    fn notice(&self) -> Notice {
-        let now = self.hall.now_ms();
-        let state = self.hall.lock();
-        let hall = state.tenants.get(&self.tenant);
-        hall.map_or(
-            Notice {
-                state: Progress::Waking,
-                position: 0,
-                eta_ms: 0,
-            },
-            |hall| hall.notice(self.ticket, now),
-        )
-    }
-
-    fn took(&mut self, turn: Turn) -> Turn {
-        match turn {
-            Turn::Pod(_) => {}
-            Turn::Deadline { .. } => self.outcome = Some("deadline"),
-            Turn::Unavailable => self.outcome = Some("unavailable"),
-        }
-        turn
-    }
-
-    /// The pod took the request's link. If the device was told that it waits, it is told that it does no longer.
-    pub fn linked(&mut self, mut tell: impl FnMut(&Notice)) {
-        let ticket = self.ticket;
-        let metrics = &self.hall.metrics;
-        if self.linked.is_none() {
-            metrics
-                .hold_seconds
-                .observe(self.entered.elapsed().as_secs_f64());
-            metrics.hold_ended(&self.tenant, "dispatched");
-        }
-        self.outcome = None;
-        self.linked = Some(Instant::now());
-        let woken = self.hall.change(&self.tenant, |hall, now| {
-            hall.line.linked(ticket, now);
-            hall.trouble = None;
-            (hall.wakes.linked(now), hall.wakes.eta_ms(0, 1, now))
-        });
-        let (woken, eta_ms) = woken.unwrap_or_default();
-        if let Some(ms) = woken {
-            metrics.ready_to_link.observe(seconds(ms));
-        }
-        if self.told.take().is_some() {
-            let notice = Notice {
-                state: Progress::Ready,
-                position: 0,
-                eta_ms,
-            };
-            metrics.notice(notice.state);
-            tell(&notice);
-        }
-    }
-
-    /// The pod did not take the request, which is to the device as if its substrate were in `state`.
-    pub fn refused(&mut self, state: Progress) {
-        self.back(Back::Refused, Some(state));
-    }
-
-    /// The request goes back to its place in the line.
-    pub fn returns(&mut self, why: Back) {
-        self.back(why, None);
-    }
-
-    fn back(&mut self, why: Back, trouble: Option<Progress>) {
-        let (send, turn) = oneshot::channel();
-        let ticket = self.ticket;
-        self.turn = turn;
-        self.outcome = Some("cancelled");
-        self.hall.change(&self.tenant, |hall, now| {
-            hall.trouble = trouble.or(hall.trouble);
-            hall.turns.insert(ticket, send);
-            hall.line.back(ticket, why, now);
-        });
-    }
-
-    /// The request's pod is gone.
-    pub fn lost(&mut self) {
-        let ticket = self.ticket;
-        self.hall
-            .change(&self.tenant, |hall, now| hall.line.lost(ticket, now));
-    }
-
-    /// How long ago the link stood.
-    fn since_link(&self) -> Option<u64> {
-        let since = self.linked?.elapsed().as_millis();
-        u64::try_from(since).ok()
-    }
-
-    /// The first token came.
-    pub fn first_token(&self) {
-        if let Some(ms) = self.since_link() {
-            self.hall
-                .change(&self.tenant, |hall, _| hall.wakes.first_token(ms));
-        }
-    }
-
-    /// The answer is whole.
-    pub fn answered(&self) {
-        if let Some(ms) = self.since_link() {
-            self.hall
-                .change(&self.tenant, |hall, _| hall.wakes.answered(ms));
-        }
-    }
-
-    /// Says why the request waits no longer, where that is not that its device went away.
-    pub fn ends(&mut self, outcome: &'static str) {
-        self.outcome = Some(outcome);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(outcome) = self.outcome
-            && self.linked.is_none()
-        {
-            self.hall.metrics.hold_ended(&self.tenant, outcome);
-        }
-        let ticket = self.ticket;
-        self.hall.change(&self.tenant, |hall, now| {
-            hall.turns.remove(&ticket);
-            hall.line.leave(ticket, now);
-        });
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Returns when there is something new, and not before `from`; at once if nothing was ever told.
-async fn settled(version: &mut watch::Receiver<u64>, from: Option<Instant>) {
-    let Some(from) = from else {
-        return;
-    };
-    if version.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    sleep_until(from).await;
 }

@@ -13,6 +13,7 @@ mod faults;
 mod holding;
 mod line;
 mod machine;
+mod moving;
 mod openings;
 mod pod;
 mod program;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::author::tenant;
 use crate::pod::{Manner, Pod};
-use crate::world::{World, listener};
+use crate::world::{World, listener, until};
 
 pub struct Shifting {
     tenant: Arc<Tenant>,
@@ -119,4 +119,11 @@ pub async fn pod(world: &World, manner: Manner, permits: usize) -> (Pod, PodAddr
     let content = ContentPolicy::Sealed;
     let pod = Pod::start(port, manner, Arc::clone(&world.ledger), content, permits);
     (pod, address)
+}
+
+/// Waits until the directory was told of so many.
+pub async fn demand_is(directory: &Shifting, waiting: usize, answering: usize) {
+    let wanted = Demand { waiting, answering };
+    let what = format!("the demand {wanted:?}");
+    until(&what, || directory.demand_now() == wanted).await;
 }
