@@ -313,8 +313,10 @@ pub fn check_header(
         .parse()
         .map_err(|_| unusable("the header cannot be read"))?;
     let key = tier_key(link, keys, header.session_epoch, Tier::Orchestrator)?;
+    let root = keys.root();
     if header.session_id != link.session_id
         || header.tenant_id != link.tenant_id
+        || (header.root_generation, header.key_check_value) != (root.generation, root.check_value)
         || !record.verify::<Header>(&key)
     {
         return Err(unusable("the header is not this session's"));

@@ -13,11 +13,23 @@ pub trait Engine: Send + Sync {
     /// What was loaded.
     fn info(&self) -> &ModelInfo;
 
+    /// How its weights are stored, and by what they are multiplied.
+    fn kernels(&self) -> Vec<Kernel>;
+
     /// Starts a generation at position 0 with an empty cache.
     ///
     /// # Errors
     /// When the engine cannot hold another generation.
     fn start(&self) -> Result<Box<dyn Generation>, EngineError>;
+}
+
+/// A way in which weights are stored, and what multiplies them. Both are of a few words that the code knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    /// The form of the weights, such as `Q8_0`.
+    pub stored: &'static str,
+    /// The kernels: `portable`, or the instructions that they use.
+    pub path: &'static str,
 }
 
 /// One sequence of tokens being extended.

@@ -11,9 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, heade
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use halo_ledger::LedgerError;
-use halo_receipts::evidence::{Claim, ClaimKind, Record as _};
+use halo_receipts::evidence::{Claim, ClaimKind, Header, Record as _};
 use halo_receipts::ids::{Epoch, SessionId, TenantId, Tier};
-use halo_receipts::keys::TierKey;
+use halo_receipts::keys::{KeyStore as _, TenantKeys, TierKey};
 use halo_receipts::opening::{SIGNATURE_HEADER, STREAM_PATH, signature_is_valid};
 use halo_receipts::payload::V1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,9 +23,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::bundle::{LinkId, check_header};
+use crate::bundle::{BundleError, LinkId, check_header};
 use crate::pod::{Phase, Pod, now};
-use crate::stream::{self, Ids};
+use crate::stream::{self, Admitted, Ids};
 
 /// How long a client may take to send its headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -77,6 +77,8 @@ enum Refusal {
     Taken,
     /// The ledger does not answer.
     Ledger,
+    /// The keys of the session's root or month are not here yet.
+    Keys,
     /// The operating system gives no random bytes.
     Random,
 }
@@ -96,6 +98,7 @@ impl Refusal {
             Refusal::Epoch => (StatusCode::NOT_FOUND, "epoch"),
             Refusal::Taken => (StatusCode::CONFLICT, "taken"),
             Refusal::Ledger => (StatusCode::SERVICE_UNAVAILABLE, "ledger"),
+            Refusal::Keys => (StatusCode::SERVICE_UNAVAILABLE, "keys"),
             Refusal::Random => (StatusCode::SERVICE_UNAVAILABLE, "random"),
         }
     }
@@ -139,7 +142,7 @@ async fn readyz(State(pod): State<Arc<Pod>>) -> Response {
 }
 
 async fn metrics(State(pod): State<Arc<Pod>>) -> Response {
-    match pod.metrics.render() {
+    match pod.metrics.render(&pod) {
         Ok(text) => {
             let plain = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, plain)], text).into_response()
@@ -194,7 +197,12 @@ async fn admit(
         epoch,
         link,
     } = query.0;
-    check_signature(pod, method, uri, headers, (&tenant, &session, epoch))?;
+    let id = LinkId {
+        tenant_id: tenant,
+        session_id: session,
+        session_epoch: epoch,
+    };
+    let keys = signing_keys(pod, method, uri, headers, &id).await?;
     let upgrade = upgrade.map_err(|_| Refusal::Upgrade)?;
     if pod.phase() > Phase::Running {
         return Err(Refusal::Draining);
@@ -204,13 +212,14 @@ async fn admit(
         return Err(Refusal::Links);
     }
     let ids = Ids::new().map_err(|_| Refusal::Random)?;
-    let id = LinkId {
-        tenant_id: tenant,
-        session_id: session,
-        session_epoch: epoch,
-    };
-    claim_link(pod, &id, link).await?;
+    claim_link(pod, &*keys, &id, link).await?;
     let (open, pod) = (pod.links.token(), Arc::clone(pod));
+    let admitted = Admitted {
+        id,
+        keys,
+        ready,
+        ids,
+    };
     let response = upgrade
         .read_buffer_size(1024)
         .write_buffer_size(0)
@@ -218,41 +227,85 @@ async fn admit(
         .max_message_size(MESSAGE_MAX)
         .max_frame_size(MESSAGE_MAX)
         .on_upgrade(move |socket| async move {
-            stream::serve(pod, ready, id, socket, ids).await;
+            stream::serve(pod, admitted, socket).await;
             drop(open);
         });
     Ok(response)
 }
 
-fn check_signature(
+/// The keys under which the upgrade is signed. Nothing is read before that is known but, for a signature that no key here made, the
+/// session's header: it may be signed under keys that are still on their way to this pod.
+async fn signing_keys(
     pod: &Pod,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-    (tenant, session, epoch): (&TenantId, &SessionId, Epoch),
-) -> Result<(), Refusal> {
-    // Computed for the pod's own tenant whatever the address says: another one fails like a wrong signature.
-    let key = tier_key(pod, session, epoch, Tier::Substrate).ok_or(Refusal::Signature)?;
+    id: &LinkId,
+) -> Result<Arc<dyn TenantKeys>, Refusal> {
     let signature = headers
         .get(SIGNATURE_HEADER)
         .map_or(&b""[..], HeaderValue::as_bytes);
-    let path = uri.path_and_query().map_or("", |path| path.as_str());
     let once = headers.get_all(SIGNATURE_HEADER).iter().count() == 1;
-    let valid = signature_is_valid(&key, method.as_str(), path, b"", signature);
-    if valid && once && *tenant == pod.tenant {
-        Ok(())
-    } else {
-        Err(Refusal::Signature)
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    let signed = |keys: &Arc<dyn TenantKeys>| {
+        tier_key(pod, &**keys, id, Tier::Substrate)
+            .is_some_and(|key| signature_is_valid(&key, method.as_str(), path, b"", signature))
+    };
+    // Computed for the pod's own tenant whatever the address says: another one fails like a wrong signature.
+    let find = || pod.keys.held(&pod.tenant).into_iter().find(signed);
+    let found = find();
+    if !once || id.tenant_id != pod.tenant {
+        return Err(Refusal::Signature);
+    }
+    match found {
+        Some(keys) => Ok(keys),
+        None if pod.keys.may_grow() => {
+            pod.keys.look().await;
+            match find() {
+                Some(keys) => Ok(keys),
+                None => Err(unsigned(pod, id).await),
+            }
+        }
+        None => Err(Refusal::Signature),
     }
 }
 
-fn tier_key(pod: &Pod, session: &SessionId, epoch: Epoch, tier: Tier) -> Option<TierKey> {
-    let session_key = pod.keys.session_key(&pod.tenant, session, epoch)?;
+/// Why no key here made a link's signature: the keys of its session are not here, or nobody with such keys signed it.
+async fn unsigned(pod: &Pod, id: &LinkId) -> Refusal {
+    // Whoever can reach the pod can make it come here, so it is done for few at a time.
+    let Ok(_permit) = pod.unsigned.try_acquire() else {
+        return Refusal::Keys;
+    };
+    let header: Option<Header> = match pod.ledger.session(&id.session_id).await {
+        Ok(state) => state.and_then(|state| state.header.parse().ok()),
+        Err(_) => return Refusal::Ledger,
+    };
+    let Some(header) = header.filter(|header| header.tenant_id == pod.tenant) else {
+        return Refusal::Signature;
+    };
+    let (generation, check_value) = (header.root_generation, header.key_check_value);
+    let held = pod.keys.under(&pod.tenant, generation, &check_value);
+    match held.and_then(|keys| tier_key(pod, &*keys, id, Tier::Substrate)) {
+        Some(_) => Refusal::Signature,
+        None => {
+            tracing::warn!(session = %id.session_id, epoch = %id.session_epoch, generation, "the session's keys are not here yet");
+            Refusal::Keys
+        }
+    }
+}
+
+fn tier_key(pod: &Pod, keys: &dyn TenantKeys, id: &LinkId, tier: Tier) -> Option<TierKey> {
+    let session_key = keys.session_key(&pod.tenant, &id.session_id, id.session_epoch)?;
     Some(session_key.tier_key(tier))
 }
 
 /// Takes the link's number in the ledger, if the session is this tenant's and the epoch its last one.
-async fn claim_link(pod: &Pod, id: &LinkId, link: u32) -> Result<(), Refusal> {
+async fn claim_link(
+    pod: &Pod,
+    keys: &dyn TenantKeys,
+    id: &LinkId,
+    link: u32,
+) -> Result<(), Refusal> {
     let unavailable = |error: LedgerError| {
         tracing::error!(session = %id.session_id, %error, "the ledger does not answer");
         Refusal::Ledger
@@ -263,7 +316,10 @@ async fn claim_link(pod: &Pod, id: &LinkId, link: u32) -> Result<(), Refusal> {
         .await
         .map_err(unavailable)?;
     let state = state.ok_or(Refusal::Session)?;
-    check_header(id, &*pod.keys, &state.header).map_err(|_| Refusal::Session)?;
+    check_header(id, keys, &state.header).map_err(|error| match error {
+        BundleError::Keys(_) => Refusal::Keys,
+        _ => Refusal::Session,
+    })?;
     if state.last_epoch != id.session_epoch {
         return Err(Refusal::Epoch);
     }
@@ -276,8 +332,7 @@ async fn claim_link(pod: &Pod, id: &LinkId, link: u32) -> Result<(), Refusal> {
         claimed_by: pod.name.clone(),
         claimed_at: now(),
     };
-    let key = tier_key(pod, &id.session_id, id.session_epoch, Tier::Orchestrator)
-        .ok_or(Refusal::Session)?;
+    let key = tier_key(pod, keys, id, Tier::Orchestrator).ok_or(Refusal::Keys)?;
     let record = claim.sign(&key).map_err(|_| Refusal::Session)?;
     match pod.ledger.claim(&record).await {
         Ok(()) => Ok(()),

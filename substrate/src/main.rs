@@ -1,6 +1,6 @@
 //! The pod's program: flags in, a server out, drained on SIGTERM.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,34 +8,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, ValueEnum};
-use halo_ledger::LedgerUrl;
+use clap::Parser;
+use halo_ledger::{Ledger, LedgerMetrics, LedgerUrl};
 use halo_receipts::ids::{Hash, TenantId};
-use halo_receipts::keys::TenantKeys;
+use halo_receipts::keys::{OneRoot, TenantKeys as _};
 use halo_receipts::payload::ModelIdentity;
 use halo_root_file::RootArgs;
 use halo_substrate::http;
-use halo_substrate::keys::{Change, FileKeys};
+use halo_substrate::keys::{FileKeys, PodKeys};
 use halo_substrate::metrics::Metrics;
 use halo_substrate::model::choose::{ModelDigest, choose};
 use halo_substrate::model::{self, Model, Options};
-use halo_substrate::pod::{Limits, Phase, Pod, PromptForm, Ready};
+use halo_substrate::pod::{Limits, Phase, Pod, PromptForm, Ready, shift_clock};
 use halo_substrate::session::Served;
 use halo_substrate::threads;
+use halo_telemetry::traces::{self, TelemetryArgs};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// How long tasks may take to let go of what they hold, once everything is done.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
-/// How often the keyring's file is looked at.
-const KEYS_CHECKED: Duration = Duration::from_secs(3);
-
 /// How long receipts may take to reach the ledger after the last answer was broken off.
 const SEAL_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long receipts may take from the spill to the ledger after that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Answers one tenant's requests with a model of its own, and signs a receipt for every expert and token.
 ///
@@ -72,9 +72,12 @@ struct Flags {
     /// The one tenant that is served.
     #[arg(long)]
     tenant: TenantId,
-    /// Where receipts go, such as sqlite:/var/lib/halo/ledger.db.
-    #[arg(long, value_name = "sqlite:PATH")]
+    /// Where receipts go, such as sqlite:/var/lib/halo/ledger.db or dynamodb:howdify-receipts@us-east-2.
+    #[arg(long, value_name = "sqlite:PATH|dynamodb:TABLE@REGION")]
     ledger: LedgerUrl,
+    /// Where receipts wait while DynamoDB is away: a file, or a folder on a local disk.
+    #[arg(long, value_name = "PATH")]
+    ledger_spill: Option<PathBuf>,
     /// The tenant's published keys instead of a root secret: a keyring, read again when the file changes.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "demo_root", "root_generation"])]
     keys: Option<PathBuf>,
@@ -99,7 +102,7 @@ struct Flags {
     /// is waiting.
     #[arg(long, conflicts_with = "raw_prompt")]
     thinking: bool,
-    /// How long running answers may go on after SIGTERM before they are broken off. Grant the process 20 s more.
+    /// How long running answers may go on after SIGTERM before they are broken off. Grant the process 55 s more.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u32,
     /// How this pod names itself in the ledger's claims.
@@ -110,15 +113,17 @@ struct Flags {
         default_value = "substrate"
     )]
     pod_name: String,
-    /// The form of the log on stderr.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    /// For tests: shift this program's clock by so many seconds.
+    #[arg(
+        long,
+        env = "HALO_CLOCK_OFFSET_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    clock_offset_seconds: i64,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 }
 
 fn main() -> ExitCode {
@@ -126,7 +131,18 @@ fn main() -> ExitCode {
     let granted = flags.threads.map_or_else(threads::available, usize::from);
     // Before anything else runs: the program may start again here.
     let bounded = threads::bound(granted);
-    start_log(flags.log_format);
+    shift_clock(flags.clock_offset_seconds);
+    let traces = flags
+        .telemetry
+        .start("halo-substrate", env!("CARGO_PKG_VERSION"));
+    // Sends what is left when it is dropped.
+    let _traces = match traces {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("halo-substrate: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     if let Err(error) = bounded {
         tracing::warn!(%error, "the number of threads could not be bounded");
     }
@@ -153,17 +169,6 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-}
-
 /// Writes a line for whoever started the program. That nobody reads it is no reason to stop.
 fn report(line: &serde_json::Value) {
     let mut stdout = std::io::stdout().lock();
@@ -172,16 +177,20 @@ fn report(line: &serde_json::Value) {
 
 async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let keys = tenant_keys(&flags)?;
-    if keys.root().demo {
-        tracing::warn!("running on a demo root: receipts prove nothing to anyone");
-    }
-    let ledger = halo_ledger::open(&flags.ledger).context("cannot open the ledger")?;
+    let keys = pod_keys(&flags)?;
     let metrics = Metrics::new().context("cannot register metrics")?;
+    traces::metrics(metrics.maker()).context("cannot register metrics")?;
+    let counted = LedgerMetrics::new(metrics.maker()).context("cannot register metrics")?;
+    let ledger_options = halo_ledger::OpenOptions {
+        spill: flags.ledger_spill.clone(),
+        metrics: Some(counted),
+    };
+    let ledger = halo_ledger::open(&flags.ledger, ledger_options).await;
+    let ledger = ledger.context("cannot open the ledger")?;
     let pod = Arc::new(Pod::new(
         flags.tenant.clone(),
         keys,
-        ledger,
+        Arc::clone(&ledger),
         metrics.clone(),
         flags.pod_name.clone(),
     ));
@@ -234,56 +243,33 @@ async fn run(flags: Flags, threads: usize) -> anyhow::Result<()> {
 
     signals.next().await;
     let sealed = drain_pod(&pod, &mut signals, drain).await;
+    let settled = settle(&*ledger).await;
     stop.cancel();
     let _ = server.await;
-    if sealed {
-        tracing::info!("drained");
-        Ok(())
-    } else {
-        Err(anyhow!(
+    if !sealed {
+        return Err(anyhow!(
             "answers were broken off and could not be sealed within {} s",
             SEAL_LIMIT.as_secs()
-        ))
+        ));
     }
+    settled?;
+    tracing::info!("drained");
+    Ok(())
 }
 
 /// The tenant's keys: published ones, which are looked at again and again, or all of them, under a root.
-fn tenant_keys(flags: &Flags) -> anyhow::Result<Arc<dyn TenantKeys>> {
+fn pod_keys(flags: &Flags) -> anyhow::Result<PodKeys> {
     let Some(file) = &flags.keys else {
-        return Ok(Arc::new(flags.root.keys()?));
+        let keys = flags.root.keys()?;
+        if keys.root().demo {
+            tracing::warn!("running on a demo root: receipts prove nothing to anyone");
+        }
+        return Ok(PodKeys::Root(OneRoot::new(keys)));
     };
     let keys = Arc::new(FileKeys::open(file, &flags.tenant)?);
-    let root = keys.root();
-    tracing::info!(generation = root.generation, months = ?keys.months(), "the keyring is read");
-    let watched = Arc::downgrade(&keys);
-    tokio::spawn(async move {
-        let mut said = String::new();
-        loop {
-            tokio::time::sleep(KEYS_CHECKED).await;
-            let Some(keys) = watched.upgrade() else {
-                return;
-            };
-            let (generation, months) = (keys.root().generation, keys.months());
-            let looked = tokio::task::spawn_blocking(move || (keys.refresh(), keys)).await;
-            match looked {
-                Ok((Ok(Change::Same), _)) => {}
-                Ok((Ok(Change::Changed), keys)) => {
-                    said.clear();
-                    let (generation, months) = (keys.root().generation, keys.months());
-                    tracing::info!(generation, ?months, "the keyring has changed");
-                }
-                Ok((Err(error), _)) => {
-                    let error = error.to_string();
-                    if said != error {
-                        tracing::error!(%error, generation, ?months, "the keyring is broken: the keys of before stay");
-                        said = error;
-                    }
-                }
-                Err(error) => tracing::error!(%error, "the keyring could not be looked at"),
-            }
-        }
-    });
-    Ok(keys)
+    tracing::info!(keys = ?keys.held_names(), "the keyring is read");
+    keys.watch();
+    Ok(PodKeys::File(keys))
 }
 
 /// Refuses a model that is not the one that was asked for.
@@ -295,6 +281,17 @@ fn check_digest(path: &Path, model: &Model, expected: Option<ModelDigest>) -> an
             path.display()
         )),
         None => Ok(()),
+    }
+}
+
+/// Waits for receipts that were acknowledged from the spill to reach the ledger itself.
+async fn settle(ledger: &dyn Ledger) -> anyhow::Result<()> {
+    match tokio::time::timeout(SETTLE_LIMIT, ledger.settle()).await {
+        Ok(settled) => settled.context("receipts are left in the spill"),
+        Err(_) => Err(anyhow!(
+            "receipts are left in the spill: the ledger took none for {} s; they go on their way when this program starts again with it",
+            SETTLE_LIMIT.as_secs()
+        )),
     }
 }
 

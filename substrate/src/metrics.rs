@@ -1,26 +1,34 @@
-//! What Prometheus reads of a pod. Every label has a fixed set of values.
+//! What Prometheus reads of a pod: the metrics of [`halo_telemetry::metrics::substrate`].
 
-use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
-};
+use halo_receipts::keys::KeyStore as _;
+use halo_telemetry::metrics::substrate as list;
+use halo_telemetry::registry::Maker;
+use prometheus::{Error, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use crate::engine::Kernel;
 use crate::generate::StepOutput;
+use crate::pod::Pod;
 
 /// The pod's metrics. Cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {
-    registry: Registry,
+    maker: Maker,
     /// Seconds that loading the weights took; 0 until they are loaded.
     pub load_seconds: Gauge,
     /// 1 when requests are taken.
     pub ready: IntGauge,
     /// From a request's place in the queue to its first token.
     pub time_to_first_token: Histogram,
+    /// From a request's place in the queue to the start of its computation.
+    pub queue_seconds: Histogram,
     /// Between one token and the next.
     pub inter_token: Histogram,
     /// From handing a block to the ledger to its acknowledgement.
     pub append: Histogram,
+    /// How long an answer stood still each time because the ledger lagged.
+    pub ledger_wait: Histogram,
+    /// Answers that stand still because the ledger lags.
+    pub ledger_waiting: IntGauge,
     /// Tokens of prompts that were computed.
     pub prompt_tokens: IntCounter,
     /// Tokens made.
@@ -41,81 +49,47 @@ pub struct Metrics {
     pub answers: IntCounterVec,
     /// Messages, requests and connections that were refused, by reason.
     pub refusals: IntCounterVec,
-}
-
-/// Buckets in seconds for what happens within one answer: 1 ms to about 130 s, doubling.
-fn buckets() -> Vec<f64> {
-    (0..18).map(|power| 0.001 * f64::from(1 << power)).collect()
+    kernel_info: IntGaugeVec,
+    keys_end: Gauge,
+    keys_generation: IntGauge,
 }
 
 impl Metrics {
     /// All metrics at zero, in a registry of their own.
     ///
     /// # Errors
-    /// When a name is registered twice.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let histogram = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(format!("halo_substrate_{name}"), help);
-            let histogram = Histogram::with_opts(opts.buckets(buckets()))?;
-            registry.register(Box::new(histogram.clone()))?;
-            Ok::<_, prometheus::Error>(histogram)
-        };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("halo_substrate_{name}"), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("halo_substrate_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let counters = |name: &str, help: &str, label: &str| {
-            let opts = Opts::new(format!("halo_substrate_{name}"), help);
-            let counters = IntCounterVec::new(opts, &[label])?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
-        let load_seconds = Gauge::new(
-            "halo_substrate_load_seconds",
-            "Seconds that loading the weights took; 0 until they are loaded.",
-        )?;
-        registry.register(Box::new(load_seconds.clone()))?;
+    /// When a metric is defined in another way than it is used here.
+    pub fn new() -> Result<Self, Error> {
+        let maker = Maker::new();
         Ok(Self {
-            load_seconds,
-            ready: gauge("ready", "1 when the pod takes requests.")?,
-            time_to_first_token: histogram(
-                "time_to_first_token_seconds",
-                "From a request's place in the queue to its first token.",
-            )?,
-            inter_token: histogram("inter_token_seconds", "Between one token and the next.")?,
-            append: histogram(
-                "ledger_append_seconds",
-                "From handing a block of receipts to the ledger to its acknowledgement.",
-            )?,
-            prompt_tokens: counter("prompt_tokens_total", "Tokens of computed prompts.")?,
-            tokens: counter("tokens_total", "Tokens made.")?,
-            queue_depth: gauge("queue_depth", "Requests waiting for their turn.")?,
-            active: gauge("active", "Answers being computed.")?,
-            links: gauge("links", "Connections from gateways.")?,
-            receipts: counter("receipts_total", "Tier 2 receipts that are durable.")?,
-            expert_activations: counter(
-                "expert_activations_total",
-                "Experts that steps used, summed over layers.",
-            )?,
-            expert_loads: counter(
-                "expert_loads_total",
-                "Experts used for the first time since the weights were loaded.",
-            )?,
-            answers: counters("answers_total", "Requests that ended, by status.", "status")?,
-            refusals: counters(
-                "refusals_total",
-                "Messages, requests and connections that were refused, by reason.",
-                "reason",
-            )?,
-            registry,
+            load_seconds: maker.measure(&list::LOAD_SECONDS)?,
+            ready: maker.gauge(&list::READY)?,
+            time_to_first_token: maker.histogram(&list::TIME_TO_FIRST_TOKEN_SECONDS)?,
+            queue_seconds: maker.histogram(&list::QUEUE_SECONDS)?,
+            inter_token: maker.histogram(&list::INTER_TOKEN_SECONDS)?,
+            append: maker.histogram(&list::LEDGER_APPEND_SECONDS)?,
+            ledger_wait: maker.histogram(&list::LEDGER_WAIT_SECONDS)?,
+            ledger_waiting: maker.gauge(&list::LEDGER_WAITING)?,
+            prompt_tokens: maker.counter(&list::PROMPT_TOKENS)?,
+            tokens: maker.counter(&list::TOKENS)?,
+            queue_depth: maker.gauge(&list::QUEUE_DEPTH)?,
+            active: maker.gauge(&list::ACTIVE)?,
+            links: maker.gauge(&list::LINKS)?,
+            receipts: maker.counter(&list::RECEIPTS)?,
+            expert_activations: maker.counter(&list::EXPERT_ACTIVATIONS)?,
+            expert_loads: maker.counter(&list::EXPERT_LOADS)?,
+            answers: maker.counters(&list::ANSWERS)?,
+            refusals: maker.counters(&list::REFUSALS)?,
+            kernel_info: maker.gauges(&list::KERNEL_INFO)?,
+            keys_end: maker.measure(&list::KEYS_END)?,
+            keys_generation: maker.gauge(&list::KEYS_GENERATION)?,
+            maker,
         })
+    }
+
+    /// Where further metrics of this program are made, such as the ledger's.
+    pub fn maker(&self) -> &Maker {
+        &self.maker
     }
 
     /// Counts what a step made.
@@ -130,13 +104,34 @@ impl Metrics {
         self.refusals.with_label_values(&[reason]).inc();
     }
 
-    /// The text format of Prometheus.
+    /// Tells which kernels multiply the weights.
+    pub fn kernels(&self, kernels: &[Kernel]) {
+        for Kernel { stored, path } in kernels {
+            self.kernel_info.with_label_values(&[stored, path]).set(1);
+        }
+    }
+
+    /// The text format of Prometheus, with what is true of the pod's keys now.
     ///
     /// # Errors
     /// When the encoder fails.
-    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    pub fn render(&self, pod: &Pod) -> Result<Vec<u8>, Error> {
+        let current = pod.keys.current(&pod.tenant).map(|keys| keys.root());
+        self.keys_generation
+            .set(current.map_or(0, |root| root.generation.into()));
+        let end = pod.keys.end().map_or(0, |end| end.micros() / 1_000_000);
+        self.keys_end.set(end as f64);
+        self.maker.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_on_the_list_is_served() {
+        let metrics = Metrics::new().unwrap();
+        assert!(metrics.maker().missing(&list::COMPONENT).is_empty());
     }
 }

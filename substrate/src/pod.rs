@@ -2,17 +2,18 @@
 //! the pod is on its way out.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use halo_ledger::Ledger;
 use halo_receipts::ids::{SessionId, TenantId};
-use halo_receipts::keys::TenantKeys;
 use halo_receipts::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::engine::EngineError;
+use crate::keys::PodKeys;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::session::Served;
@@ -20,10 +21,13 @@ use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::Tokenizer;
 use crate::worker::Workers;
 
-/// How long an answer of the ledger to "can you be written" is believed.
-const CHECK_KEPT: Duration = Duration::from_secs(1);
+/// How long the ledger's answer to "can you be written" is believed, if it is yes and if it is no: a look may cost a write.
+const CHECK_KEPT: Duration = Duration::from_secs(5);
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the ledger may take for that answer.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
+/// Links at once whose header is read although no key here signed them.
+const UNSIGNED_MAX: usize = 4;
 
 /// Where the pod is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +113,7 @@ impl Ready {
         limits: Limits,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
+        metrics.kernels(&model.engine.kernels());
         let prompter = Prompter::new(Arc::clone(&model.tokenizer), model.template, form);
         let workers = Workers::start(
             model.engine,
@@ -138,8 +143,8 @@ pub struct Limits {
 pub struct Pod {
     /// The one tenant.
     pub tenant: TenantId,
-    /// Its keys.
-    pub keys: Arc<dyn TenantKeys>,
+    /// Its keys, under every root that is held.
+    pub keys: PodKeys,
     /// Where receipts go.
     pub ledger: Arc<dyn Ledger>,
     /// What is counted.
@@ -148,6 +153,8 @@ pub struct Pod {
     pub name: String,
     /// Open links; waited for when the pod drains.
     pub links: TaskTracker,
+    /// Taken while the header of a link is read that no key here signed.
+    pub unsigned: Semaphore,
     ready: OnceLock<Arc<Ready>>,
     phase: watch::Sender<Phase>,
     /// The sessions in which an answer is under way.
@@ -159,7 +166,7 @@ impl Pod {
     /// A pod whose model is still to come.
     pub fn new(
         tenant: TenantId,
-        keys: Arc<dyn TenantKeys>,
+        keys: PodKeys,
         ledger: Arc<dyn Ledger>,
         metrics: Metrics,
         name: String,
@@ -171,6 +178,7 @@ impl Pod {
             metrics,
             name,
             links: TaskTracker::new(),
+            unsigned: Semaphore::new(UNSIGNED_MAX),
             ready: OnceLock::new(),
             phase: watch::Sender::new(Phase::Running),
             busy: Mutex::new(HashSet::new()),
@@ -225,7 +233,7 @@ impl Pod {
     pub async fn ledger_answers(&self) -> bool {
         let mut checked = self.checked.lock().await;
         if let Some((at, answer)) = *checked
-            && at.elapsed() < CHECK_KEPT
+            && at.elapsed() < if answer { CHECK_KEPT } else { CHECK_AGAIN }
         {
             return answer;
         }
@@ -258,10 +266,21 @@ impl Drop for Reservation {
     }
 }
 
+/// By how many seconds this program's clock is shifted, for tests.
+static CLOCK_OFFSET: AtomicI64 = AtomicI64::new(0);
+
+/// Shifts the clock of [`now`] by so many seconds, for tests of what happens at another time.
+pub fn shift_clock(seconds: i64) {
+    CLOCK_OFFSET.store(seconds, Ordering::Relaxed);
+}
+
 /// The wall clock. A clock before 1970 reads as 1970.
 pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let micros = since.unwrap_or_default().as_micros();
-    let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+    let micros = i64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
+    let offset = CLOCK_OFFSET
+        .load(Ordering::Relaxed)
+        .saturating_mul(1_000_000);
+    let micros = u64::try_from(micros.saturating_add(offset)).unwrap_or(0);
     Timestamp::from_micros(micros).unwrap_or(Timestamp::LAST)
 }

@@ -112,6 +112,18 @@ impl LinkSession {
         !matches!(self.work, Work::Idle)
     }
 
+    /// The request under way.
+    pub fn request_id(&self) -> Option<RequestId> {
+        match &self.work {
+            Work::Idle => None,
+            Work::Preparing(bundle) => Some(bundle.request_id),
+            Work::Encoding(accepted) => Some(accepted.request_id),
+            Work::Waiting(waiting) => Some(waiting.accepted.request_id),
+            Work::Answering(_, request_id) => Some(*request_id),
+            Work::Sealing(end) => Some(end.request_id),
+        }
+    }
+
     /// Whether the next step may be taken; not while the ledger lags behind.
     pub fn wants_step(&self) -> bool {
         self.outstanding < BLOCKS_WAITING
@@ -485,14 +497,10 @@ impl LinkSession {
         retry_after_ms: Option<u32>,
         out: &mut Vec<Action>,
     ) {
-        let request_id = match std::mem::replace(&mut self.work, Work::Idle) {
-            Work::Idle => return,
-            Work::Preparing(bundle) => bundle.request_id,
-            Work::Encoding(accepted) => accepted.request_id,
-            Work::Waiting(waiting) => waiting.accepted.request_id,
-            Work::Answering(_, request_id) => request_id,
-            Work::Sealing(end) => end.request_id,
+        let Some(request_id) = self.request_id() else {
+            return;
         };
+        self.work = Work::Idle;
         let mut end = EscalateEnd::bare(request_id, status, code);
         end.retry_after_ms = retry_after_ms;
         self.conclude(&end, out);
@@ -504,6 +512,7 @@ impl LinkSession {
         out.push(Action::Release {
             status: end.status,
             code: end.code,
+            seal: end.receipts.first().map(|seal| seal.body.receipt_id),
         });
         if end.status == EndStatus::Refused {
             out.push(Action::Refused(end.code.name()));

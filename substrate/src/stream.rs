@@ -1,5 +1,7 @@
 //! Drives the machine of one link: socket, ledger, tokenizer, threads and clock on one side, [`LinkSession`] on the other.
 
+mod trace;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +13,7 @@ use halo_ledger::{Ledger, LedgerError};
 use halo_receipts::documents::{EndCode, EndStatus};
 use halo_receipts::evidence::{Block, Evidence};
 use halo_receipts::ids::SessionId;
-use halo_receipts::keys::SigningKey;
+use halo_receipts::keys::{SigningKey, TenantKeys};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -20,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::pod::{Phase, Pod, Ready, Reservation, now};
 use crate::session::{Action, Event, LinkSession, REFUSALS_MAX, Unprepared};
 use crate::worker::{Report, Ticket};
+use trace::Trace;
 
 /// A gateway that takes no message for so long is gone.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -85,12 +88,32 @@ struct Driver {
     ticket: Option<Ticket>,
     blocks: VecDeque<Block>,
     appending: Pending<bool>,
+    trace: Trace,
+    /// Since when no step is taken because the ledger lags.
+    held_since: Option<Instant>,
+}
+
+/// A link that was let in.
+pub struct Admitted {
+    /// Its session and epoch.
+    pub id: LinkId,
+    /// The keys under the session's root.
+    pub keys: Arc<dyn TenantKeys>,
+    /// The model.
+    pub ready: Arc<Ready>,
+    /// Ids for its receipts.
+    pub ids: Ids,
 }
 
 /// Serves one link until its connection is gone and its receipts are written.
-pub async fn serve(pod: Arc<Pod>, ready: Arc<Ready>, id: LinkId, socket: WebSocket, ids: Ids) {
+pub async fn serve(pod: Arc<Pod>, admitted: Admitted, socket: WebSocket) {
+    let Admitted {
+        id,
+        keys,
+        ready,
+        ids,
+    } = admitted;
     let session_id = id.session_id;
-    let keys = Arc::clone(&pod.keys);
     let served = Arc::clone(&ready.served);
     let Some(session) = LinkSession::new(id, keys, served, REFUSALS_MAX) else {
         return;
@@ -111,6 +134,8 @@ pub async fn serve(pod: Arc<Pod>, ready: Arc<Ready>, id: LinkId, socket: WebSock
         ticket: None,
         blocks: VecDeque::new(),
         appending: None,
+        trace: Trace::default(),
+        held_since: None,
     };
     driver.run().await;
     metrics.links.dec();
@@ -125,6 +150,7 @@ impl Driver {
         ping.reset();
         let mut heard = Instant::now();
         while !self.session.is_over() {
+            self.note_lag();
             let event = match self.inbox.pop_front() {
                 Some(event) => event,
                 None => tokio::select! {
@@ -165,6 +191,11 @@ impl Driver {
         if matches!(event, Event::Closed) {
             self.socket = None;
         }
+        match &event {
+            Event::Queued { .. } => self.trace.enter("queue"),
+            Event::Started => self.trace.enter("compute"),
+            _ => {}
+        }
         let ids = &mut self.ids;
         let actions = self.session.handle(event, now(), &mut || ids.take());
         for action in actions {
@@ -193,11 +224,15 @@ impl Driver {
                 None => self.inbox.push_back(Event::Unprepared(Unprepared::Busy)),
                 Some(reservation) => {
                     self.reservation = Some(reservation);
+                    if let Some(request) = self.session.request_id() {
+                        self.trace = Trace::begin(&self.pod, &self.session_id, &request);
+                    }
                     let ledger = Arc::clone(&self.pod.ledger);
                     self.snapshot = Some(Box::pin(snapshot(ledger, self.session_id)));
                 }
             },
             Action::Encode { prompt } => {
+                self.trace.enter("encode");
                 let prompter = Arc::clone(&self.ready.prompter);
                 self.encoding = Some(tokio::task::spawn_blocking(move || {
                     let encoded = prompter.encode(&prompt);
@@ -214,7 +249,7 @@ impl Driver {
             },
             Action::Cancel => self.ticket = None,
             Action::Append(block) => self.blocks.push_back(block),
-            Action::Release { status, code } => {
+            Action::Release { status, code, seal } => {
                 self.snapshot = None;
                 self.encoding = None;
                 self.ticket = None;
@@ -222,12 +257,31 @@ impl Driver {
                 self.appending = None;
                 self.reservation = None;
                 let label = status_label(status);
+                self.trace.end(label, code, seal);
                 self.pod.metrics.answers.with_label_values(&[label]).inc();
                 tracing::info!(session = %self.session_id, status = label, code = code.name(), "request ended");
             }
             Action::Refused(reason) => self.pod.metrics.refused(reason),
             Action::Log(text) => tracing::warn!(session = %self.session_id, "{text}"),
             Action::Close(code) => self.close(code).await,
+        }
+    }
+
+    /// Measures how long an answer stands still because the ledger has too many of its blocks.
+    fn note_lag(&mut self) {
+        let held = self.ticket.is_some() && !self.session.wants_step();
+        match (held, self.held_since) {
+            (true, None) => {
+                self.held_since = Some(Instant::now());
+                self.pod.metrics.ledger_waiting.inc();
+            }
+            (false, Some(since)) => {
+                self.held_since = None;
+                self.pod.metrics.ledger_waiting.dec();
+                let waited = since.elapsed().as_secs_f64();
+                self.pod.metrics.ledger_wait.observe(waited);
+            }
+            _ => {}
         }
     }
 
@@ -407,6 +461,9 @@ async fn append(
 fn may_pass(error: &LedgerError) -> bool {
     matches!(
         error,
-        LedgerError::Busy(_) | LedgerError::Full(_) | LedgerError::Storage(_)
+        LedgerError::Busy(_)
+            | LedgerError::Full(_)
+            | LedgerError::Storage(_)
+            | LedgerError::Unavailable(_)
     )
 }

@@ -254,6 +254,8 @@ impl Shared {
         if is_cancelled() || reports.blocking_send(Report::Started).is_err() {
             return;
         }
+        let queued = since.elapsed().as_secs_f64();
+        self.metrics.queue_seconds.observe(queued);
         if let Err(error) = self.steps(&job, since, &is_cancelled, &reports) {
             let _ = reports.blocking_send(Report::Failed(error.to_string()));
         }

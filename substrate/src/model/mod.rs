@@ -6,6 +6,7 @@ mod fields;
 mod files;
 mod gguf;
 mod gguf_weights;
+mod kernels;
 mod qwen3moe;
 mod safetensors;
 

@@ -9,8 +9,9 @@ use candle_core::Tensor;
 use super::attention::{Attention, Cache, Rotation, rms_norm};
 use super::config::Config;
 use super::experts::{Experts, FeedForward};
+use super::kernels::Processor;
 use super::weights::{Linear, Loaded, Weight};
-use crate::engine::{Engine, EngineError, ExpertSet, Generation, ModelInfo, Step};
+use crate::engine::{Engine, EngineError, ExpertSet, Generation, Kernel, ModelInfo, Step};
 
 /// Tokens computed at once at most; more are cut into runs of this many. It bounds the attention scores held.
 const RUN: usize = 256;
@@ -38,6 +39,7 @@ struct Weights {
     /// The experts that any generation has used.
     used: Mutex<ExpertSet>,
     info: ModelInfo,
+    kernels: Vec<Kernel>,
 }
 
 /// A loaded model.
@@ -51,6 +53,9 @@ impl ReferenceEngine {
     /// # Errors
     /// When a tensor is missing.
     pub fn new(config: Config, mut loaded: Loaded, info: ModelInfo) -> Result<Self, EngineError> {
+        let processor = Processor::here();
+        let stored = loaded.stored.iter();
+        let kernels = stored.map(|&stored| processor.kernel(stored)).collect();
         let mut layers = Vec::with_capacity(config.layers);
         for (number, &dense) in config.dense.iter().enumerate() {
             layers.push(layer(&config, &mut loaded, number, dense)?);
@@ -67,6 +72,7 @@ impl ReferenceEngine {
             used: Mutex::new(ExpertSet::new(config.layers, config.experts)),
             config,
             info,
+            kernels,
         };
         Ok(Self {
             weights: Arc::new(weights),
@@ -131,6 +137,10 @@ fn layer(
 impl Engine for ReferenceEngine {
     fn info(&self) -> &ModelInfo {
         &self.weights.info
+    }
+
+    fn kernels(&self) -> Vec<Kernel> {
+        self.weights.kernels.clone()
     }
 
     fn start(&self) -> Result<Box<dyn Generation>, EngineError> {

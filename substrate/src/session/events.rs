@@ -2,6 +2,7 @@
 
 use halo_receipts::documents::{EndCode, EndStatus};
 use halo_receipts::evidence::{Block, Evidence};
+use halo_receipts::ids::ReceiptId;
 use halo_receipts::payload::ModelIdentity;
 
 use crate::generate::{Params, StepOutput};
@@ -111,6 +112,8 @@ pub enum Action {
         status: EndStatus,
         /// Why.
         code: EndCode,
+        /// The seal of its answer, if there is one.
+        seal: Option<ReceiptId>,
     },
     /// Count a refused message or request under this reason.
     Refused(&'static str),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use candle_core::DType;
-use halo_substrate::engine::{Engine, EngineError, ExpertSet, Generation, ModelInfo, Step};
+use halo_substrate::engine::{Engine, EngineError, ExpertSet, Generation, Kernel, ModelInfo, Step};
 use halo_substrate::generate::{FinishReason, GenerateError, Generator, PROMPT_CHUNK, Params};
 use halo_substrate::model::{Options, open};
 use halo_substrate::sampling::Sampling;
@@ -50,6 +50,13 @@ fn script(says: &[u32], context_limit: usize) -> Script {
 impl Engine for Script {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn kernels(&self) -> Vec<Kernel> {
+        vec![Kernel {
+            stored: "F32",
+            path: "portable",
+        }]
     }
 
     fn start(&self) -> Result<Box<dyn Generation>, EngineError> {

@@ -24,8 +24,12 @@ pub const PROMPT: &str = "What is sovereign inference?";
 
 /// Keys under one root for every test; `other_keys` is another root.
 pub fn keys() -> Arc<RootKeys> {
+    Arc::new(root_keys())
+}
+
+pub fn root_keys() -> RootKeys {
     let root = RootSecret::new((0..32).collect()).unwrap();
-    Arc::new(RootKeys::new(root, 1, false))
+    RootKeys::new(root, 1, false)
 }
 
 pub fn tenant() -> TenantId {
@@ -71,6 +75,14 @@ impl Device {
             clock: u64::from(EPOCH.0) * 1_000_000,
             seed,
             made: 0,
+        }
+    }
+
+    /// A device of a session that is keyed from another root.
+    pub fn keyed(seed: u8, keys: RootKeys) -> Self {
+        Self {
+            keys: Arc::new(keys),
+            ..Self::new(seed)
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use halo_substrate::engine::{Engine, EngineError, ExpertSet, Generation, ModelInfo, Step};
+use halo_substrate::engine::{Engine, EngineError, ExpertSet, Generation, Kernel, ModelInfo, Step};
 use halo_substrate::tokenizer::Tokenizer;
 
 use crate::synthetic::tokenizer_json;
@@ -88,6 +88,13 @@ impl Scripted {
 impl Engine for Scripted {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn kernels(&self) -> Vec<Kernel> {
+        vec![Kernel {
+            stored: "F32",
+            path: "portable",
+        }]
     }
 
     fn start(&self) -> Result<Box<dyn Generation>, EngineError> {

@@ -89,7 +89,7 @@ impl Harness {
                 Action::Generate(job) => self.seen.jobs.push(job),
                 Action::Cancel => self.seen.cancels += 1,
                 Action::Append(block) => self.blocks.push(block),
-                Action::Release { status, code } => self.seen.releases.push((status, code)),
+                Action::Release { status, code, .. } => self.seen.releases.push((status, code)),
                 Action::Refused(reason) => self.seen.refused.push(reason),
                 Action::Close(code) => self.seen.closed_with = Some(code),
                 Action::Log(_) => {}

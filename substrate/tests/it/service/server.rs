@@ -16,23 +16,26 @@ use halo_receipts::evidence::{Block, Evidence, SignedRecord, StoredReceipt, Stre
 use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
 use halo_receipts::frame::FrameType;
 use halo_receipts::ids::{Hash, SessionId, Tier};
+use halo_receipts::keys::OneRoot;
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::{Token, TokenOrNotice};
 use halo_receipts::opening::{SIGNATURE_HEADER, signature, substrate_path};
 use halo_receipts::payload::ModelIdentity;
 use halo_substrate::http;
+use halo_substrate::keys::PodKeys;
 use halo_substrate::metrics::Metrics;
 use halo_substrate::model::Model;
 use halo_substrate::pod::{Limits, Pod, PromptForm, Ready};
 use halo_substrate::session::Served;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite};
 use tokio_util::sync::CancellationToken;
 
-use super::device::{Device, PROMPT, keys, tenant};
+use super::device::{Device, PROMPT, root_keys, tenant};
 use super::engine::{Scripted, tokenizer};
 
 /// Longer than anything here takes: a test that waits so long hangs.
@@ -51,6 +54,10 @@ pub struct Faulty {
     faults: Mutex<Vec<LedgerError>>,
     pub check_fails: AtomicUsize,
     pub appends: AtomicUsize,
+    /// Whether appends to stream `s` get through.
+    pub flows: watch::Sender<bool>,
+    /// Reads of whole sessions.
+    pub snapshots: AtomicUsize,
 }
 
 impl Faulty {
@@ -76,6 +83,8 @@ impl Ledger for Faulty {
     async fn append(&self, session: &SessionId, block: &Block) -> Result<Appended, LedgerError> {
         if block.stream == Stream::Substrate {
             self.appends.fetch_add(1, Ordering::SeqCst);
+            let mut flows = self.flows.subscribe();
+            flows.wait_for(|flows| *flows).await.unwrap();
             let fault = self.faults.lock().unwrap().pop();
             if let Some(error) = fault {
                 return Err(error);
@@ -89,6 +98,7 @@ impl Ledger for Faulty {
     }
 
     async fn snapshot(&self, session: &SessionId) -> Result<Option<Evidence>, LedgerError> {
+        self.snapshots.fetch_add(1, Ordering::SeqCst);
         self.inner.snapshot(session).await
     }
 
@@ -121,17 +131,23 @@ impl Drop for Server {
 impl Server {
     /// A pod whose model is still being loaded.
     pub async fn loading() -> Self {
+        Self::with_keys(PodKeys::Root(OneRoot::new(root_keys()))).await
+    }
+
+    pub async fn with_keys(keys: PodKeys) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ledger = Arc::new(Faulty {
             inner: SqliteLedger::open(folder.path().join("ledger.db")).unwrap(),
             faults: Mutex::default(),
             check_fails: AtomicUsize::default(),
             appends: AtomicUsize::default(),
+            flows: watch::Sender::new(true),
+            snapshots: AtomicUsize::default(),
         });
         let metrics = Metrics::new().unwrap();
         let pod = Arc::new(Pod::new(
             tenant(),
-            keys(),
+            keys,
             ledger.clone(),
             metrics,
             "pod-0".into(),
