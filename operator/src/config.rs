@@ -4,19 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use crate::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults, Settings};
 use halo_cloud::aws::AwsSettings;
 use halo_crds::Period;
-use halo_operator::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
+use jiff::SignedDuration;
 
 /// What the operator is told.
 #[derive(Debug, Clone, Args)]
@@ -86,6 +78,34 @@ pub struct RunArgs {
     #[arg(long, env = "HALO_SUBSTRATE_IMAGE", value_name = "IMAGE")]
     substrate_image: String,
 
+    /// An environment variable of every substrate pod, such as AWS_ENDPOINT_URL_DYNAMODB=http://10.0.0.1:8000; may be given again, and in
+    /// the environment there is one a line. What a HaloSubstrate says in spec.pod.env wins
+    #[arg(long = "substrate-env", env = "HALO_SUBSTRATE_ENV", value_name = "KEY=VALUE", value_delimiter = '\n', value_parser = variable)]
+    substrate_env: Vec<(String, String)>,
+
+    /// When substrate pods pull their image, unless their HaloSubstrate says it; without both it is what Kubernetes does by itself
+    #[arg(long, env = "HALO_SUBSTRATE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    substrate_pull_policy: Option<String>,
+
+    /// A Secret with the credentials of a registry for substrate pods; may be given again. It must be in each tenant's namespace: the
+    /// operator copies none. Nodes that have the credentials need none
+    #[arg(
+        long = "image-pull-secret",
+        env = "HALO_IMAGE_PULL_SECRETS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    image_pull_secrets: Vec<String>,
+
+    /// A namespace whose pods may read the metrics of substrate pods, such as monitoring; may be given again
+    #[arg(
+        long = "metrics-namespace",
+        env = "HALO_METRICS_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    metrics_namespaces: Vec<String>,
+
     /// A label of the gateway's pods, which network policies let in; may be given again
     #[arg(long = "gateway-label", env = "HALO_GATEWAY_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
           default_value = "app.kubernetes.io/name=halo-gateway", value_parser = pair)]
@@ -136,6 +156,17 @@ pub struct RunArgs {
         default_value = "0.0.0.0:8080"
     )]
     http: SocketAddr,
+
+    /// For tests: shift this program's clock by so many seconds. Leases and requests to AWS keep the machine's time
+    #[arg(
+        long,
+        env = "HALO_CLOCK_OFFSET_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    clock_offset_seconds: i64,
 }
 
 /// `key=value`.
@@ -145,6 +176,19 @@ fn pair(text: &str) -> Result<(String, String), String> {
         .filter(|(key, _)| !key.is_empty())
         .ok_or("write it as key=value")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `KEY=value`, where the key can name a variable.
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (key, value) = pair(text)?;
+    let named = key
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if named && !key.as_bytes()[0].is_ascii_digit() {
+        Ok((key, value))
+    } else {
+        Err(format!("{key:?} names no environment variable"))
+    }
 }
 
 /// `type=usd`.
@@ -188,6 +232,11 @@ impl RunArgs {
         self.http
     }
 
+    /// By how much the clock is shifted.
+    pub fn clock_offset(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.clock_offset_seconds)
+    }
+
     /// What the session with AWS is told.
     pub fn aws(&self) -> AwsSettings {
         let mut settings = AwsSettings::new(&self.region, &self.cluster);
@@ -221,6 +270,12 @@ impl RunArgs {
             namespace: self.namespace.clone(),
             identity: format!("{}-{random:08x}", self.identity),
             substrate_image: self.substrate_image.clone(),
+            substrate_pods: PodDefaults {
+                env: self.substrate_env.iter().cloned().collect(),
+                image_pull_policy: self.substrate_pull_policy.clone(),
+                image_pull_secrets: self.image_pull_secrets.clone(),
+            },
+            metrics_namespaces: self.metrics_namespaces.clone(),
             gateway_pod_labels: self.gateway_labels.iter().cloned().collect(),
             gateway_namespace: self
                 .gateway_namespace
@@ -304,6 +359,32 @@ mod tests {
     }
 
     #[test]
+    fn what_all_substrate_pods_get() {
+        let settings = parse(&[
+            "--substrate-env",
+            "NO_PROXY=10.0.0.0/8,.local",
+            "--substrate-env",
+            "A=x=y\nB=",
+            "--substrate-pull-policy",
+            "Never",
+            "--image-pull-secret",
+            "one,two",
+            "--metrics-namespace",
+            "monitoring",
+        ])
+        .unwrap();
+        let pods = settings.substrate_pods;
+        let env: Vec<_> = pods.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["A=x=y", "B=", "NO_PROXY=10.0.0.0/8,.local"]);
+        assert_eq!(pods.image_pull_policy.as_deref(), Some("Never"));
+        assert_eq!(pods.image_pull_secrets, ["one", "two"]);
+        assert_eq!(settings.metrics_namespaces, ["monitoring"]);
+        let offset = |more: &[&str]| flags(more).unwrap().clock_offset().as_secs();
+        assert_eq!(offset(&[]), 0);
+        assert_eq!(offset(&["--clock-offset-seconds", "-86400"]), -86_400);
+    }
+
+    #[test]
     fn bad_flags_are_refused() {
         for (flags, says) in [
             (vec!["--price", "a"], "key=value"),
@@ -316,6 +397,9 @@ mod tests {
             (vec!["--launch-burst", "0"], "at least 0.1"),
             (vec!["--launch-rate", "NaN"], "at least 0.1"),
             (vec!["--launch-rate", "two"], "write a number"),
+            (vec!["--substrate-env", "A"], "key=value"),
+            (vec!["--substrate-env", "1A=b"], "no environment variable"),
+            (vec!["--substrate-pull-policy", "Maybe"], "possible values"),
         ] {
             let error = parse(&flags).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use halo_cloud::Cloud;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::effect::Witness;
 use crate::nodes::capacity::CapacityMemory;
@@ -28,6 +28,16 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+}
+
+/// The machine's clock, shifted: for tests of what happens at another time.
+pub struct ShiftedClock(pub SignedDuration);
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        now.checked_add(self.0).unwrap_or(now)
     }
 }
 

@@ -1,23 +1,21 @@
 //! `halo-operator`: flags, logs, signals, exit codes.
 
-mod config;
-
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use halo_cloud::aws::{AwsCloud, AwsSecrets, AwsSession};
-use halo_operator::context::SystemClock;
+use halo_operator::config::RunArgs;
+use halo_operator::context::ShiftedClock;
 use halo_operator::effect::Log;
 use halo_operator::runtime::crd_check::{self, CrdError};
 use halo_operator::runtime::metrics::Metrics;
 use halo_operator::runtime::operator::{Ended, Operator, Parts, StartError};
 use halo_operator::settings::Pace;
+use halo_telemetry::traces::TelemetryArgs;
 use tokio::signal::unix::{SignalKind, signal};
-
-use self::config::{LogFormat, RunArgs};
 
 /// Reconciles HaloTenants and HaloSubstrates: namespaces, keys, policies, pods, and nodes from EC2.
 #[derive(Parser)]
@@ -27,15 +25,8 @@ use self::config::{LogFormat, RunArgs};
 3 the cluster's CustomResourceDefinitions are missing or older than this operator; 4 the lease was lost."
 )]
 struct Cli {
-    /// How logs are written, to standard error; RUST_LOG says what is logged
-    #[arg(
-        long,
-        value_enum,
-        global = true,
-        default_value = "text",
-        env = "HALO_LOG_FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 
     #[command(subcommand)]
     command: Command,
@@ -58,7 +49,17 @@ const LEASE_LOST: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.log_format);
+    // Traces that are left are sent when it is dropped.
+    let _traces = match cli
+        .telemetry
+        .start("halo-operator", env!("CARGO_PKG_VERSION"))
+    {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("halo-operator: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match act(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -77,18 +78,6 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
-    }
-}
-
-fn start_log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => log.json().init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
     }
 }
 
@@ -150,7 +139,7 @@ async fn run(args: &RunArgs) -> Result<ExitCode> {
         http: args.http(),
         cloud: Arc::new(AwsCloud::new(&session)),
         secrets: Arc::new(AwsSecrets::new(&session)),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(ShiftedClock(args.clock_offset())),
         witness: Arc::new(Log),
         metrics,
     };

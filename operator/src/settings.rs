@@ -18,6 +18,10 @@ pub struct Settings {
     pub identity: String,
     /// The image of substrate pods whose HaloSubstrate names none.
     pub substrate_image: String,
+    /// What every substrate's pods get besides what their HaloSubstrate says.
+    pub substrate_pods: PodDefaults,
+    /// Namespaces whose pods may read the metrics of substrate pods.
+    pub metrics_namespaces: Vec<String>,
     /// Labels of the gateway's pods and of its namespace, which network policies let in.
     pub gateway_pod_labels: BTreeMap<String, String>,
     /// The gateway's namespace; the operator's own unless told otherwise.
@@ -30,6 +34,18 @@ pub struct Settings {
     pub lease: LeaseSettings,
     /// Time spans that tests shorten.
     pub pace: Pace,
+}
+
+/// What every substrate's pods get besides what their HaloSubstrate says; where both say something, the HaloSubstrate does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodDefaults {
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// When images are pulled; what Kubernetes does by itself if it is not given.
+    pub image_pull_policy: Option<String>,
+    /// Secrets with credentials of registries. They are in the pods' own namespace or the nodes have credentials: the operator copies
+    /// none.
+    pub image_pull_secrets: Vec<String>,
 }
 
 /// How a node joins the cluster.

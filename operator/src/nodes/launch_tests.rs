@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::nodes::testing::{UID, slot, spec};
-use crate::settings::{ClusterJoin, LeaseSettings, Pace};
+use crate::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults};
 
 fn settings() -> Settings {
     Settings {
@@ -21,6 +21,8 @@ fn settings() -> Settings {
         namespace: "halo".to_owned(),
         identity: "me".to_owned(),
         substrate_image: "image".to_owned(),
+        substrate_pods: PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: Tags::new(),
         gateway_namespace: "halo".to_owned(),
         concurrency: 1,

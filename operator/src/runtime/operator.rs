@@ -23,7 +23,7 @@ use super::metrics::Metrics;
 use super::queue::{Backoff, Queue};
 use super::route::{self, Queues};
 use super::{watch as watches, work};
-use crate::context::{Clock, Context};
+use crate::context::{Clock, Context, SystemClock};
 use crate::effect::Witness;
 use crate::nodes::capacity::CapacityMemory;
 use crate::nodes::fleet::Fleet;
@@ -239,7 +239,8 @@ impl Operator {
         let election = Election::new(
             clients.once.clone(),
             &settings,
-            clock.clone(),
+            // Others read the lease's times, so they are the machine's.
+            Arc::new(SystemClock),
             metrics.clone(),
             lead,
         );

@@ -17,7 +17,7 @@ use super::apply::{Clients, Writer};
 use super::caches::{Caches, ContentKey};
 use super::metrics::Metrics;
 use crate::effect::{Effect, Witness};
-use crate::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
+use crate::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults, Settings};
 
 /// What the server was asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,6 +167,8 @@ pub fn settings(identity: &str) -> Settings {
         namespace: "halo-system".to_owned(),
         identity: identity.to_owned(),
         substrate_image: "substrate".to_owned(),
+        substrate_pods: PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: BTreeMap::new(),
         gateway_namespace: "halo-system".to_owned(),
         concurrency: 4,

@@ -226,6 +226,7 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
                 substrate: valid,
                 tenant,
                 image: &settings.substrate_image,
+                defaults: &settings.substrate_pods,
                 replicas: level.replicas,
             })))
         }

@@ -1,12 +1,13 @@
-//! The pod: whole cores, nothing writable but /tmp, keys and weights read-only.
+//! The pod: whole cores, keys and weights read-only, nothing writable but /tmp and the receipts that wait for their ledger.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-    KeyToPath, Lifecycle, LifecycleHandler, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-    SecurityContext, SleepAction, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    KeyToPath, Lifecycle, LifecycleHandler, LocalObjectReference, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretVolumeSource, SecurityContext, SleepAction, Toleration, TopologySpreadConstraint, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -26,14 +27,19 @@ pub const KEYS_SECRET: &str = "halo-keys";
 const KEYS_FOLDER: &str = "/var/run/halo/keys";
 const KEYS_FILE: &str = "keyring.json";
 
+/// Where receipts wait while the ledger cannot be reached, and how many fit. They outlive the program, not the pod.
+const SPILL_FOLDER: &str = "/var/lib/halo/spill";
+const SPILL_FILE: &str = "receipts.db";
+const SPILL_SIZE: &str = "2Gi";
+
 /// Nobody's user and group.
 const NOBODY: i64 = 65532;
 
 /// How long a pod goes on before it is told to end, so that gateways learn of it first.
 const UNLIST_SECONDS: i64 = 2;
 
-/// What a pod needs besides its drain: to unlist, to seal what it broke off, to end.
-const GRACE_SECONDS: u64 = 20;
+/// What a pod needs besides its drain: to unlist, to seal what it broke off, to bring what waits in its spill to the ledger, to end.
+const GRACE_SECONDS: u64 = 55;
 
 /// The template of the pods.
 pub fn template(plan: &Plan<'_>, labels: &Labels, mounted: &Mounted) -> PodTemplateSpec {
@@ -69,6 +75,7 @@ pub fn template(plan: &Plan<'_>, labels: &Labels, mounted: &Mounted) -> PodTempl
             automount_service_account_token: Some(false),
             containers: vec![container(plan, mounted)],
             enable_service_links: Some(false),
+            image_pull_secrets: pull_secrets(plan),
             node_selector: Some(weights::nodes(valid)),
             priority_class_name: overrides.priority_class_name.clone(),
             security_context: Some(PodSecurityContext {
@@ -97,6 +104,27 @@ pub fn template(plan: &Plan<'_>, labels: &Labels, mounted: &Mounted) -> PodTempl
             ..PodSpec::default()
         }),
     }
+}
+
+fn pull_secrets(plan: &Plan<'_>) -> Option<Vec<LocalObjectReference>> {
+    let names = plan.defaults.image_pull_secrets.iter().cloned();
+    let secrets: Vec<_> = names.map(|name| LocalObjectReference { name }).collect();
+    (!secrets.is_empty()).then_some(secrets)
+}
+
+/// The variables of all substrates, and over them those of this one.
+fn environment(plan: &Plan<'_>) -> Option<Vec<EnvVar>> {
+    let mut variables = plan.defaults.env.clone();
+    variables.extend(plan.substrate.spec.pod.env.clone());
+    let env: Vec<_> = variables
+        .into_iter()
+        .map(|(name, value)| EnvVar {
+            name,
+            value: Some(value),
+            value_from: None,
+        })
+        .collect();
+    (!env.is_empty()).then_some(env)
 }
 
 fn seccomp() -> SeccompProfile {
@@ -141,16 +169,17 @@ fn volumes(mounted: &Mounted) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let tmp = Volume {
-        name: "tmp".to_owned(),
+    let empty = |name: &str, size: &str| Volume {
+        name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: None,
-            size_limit: Some(Quantity("1Gi".to_owned())),
+            size_limit: Some(Quantity(size.to_owned())),
         }),
         ..Volume::default()
     };
+    let (tmp, spill) = (empty("tmp", "1Gi"), empty("spill", SPILL_SIZE));
     let weights = mounted.volume.as_ref().map(|(volume, _)| volume.clone());
-    [keys, tmp].into_iter().chain(weights).collect()
+    [keys, tmp, spill].into_iter().chain(weights).collect()
 }
 
 fn container(plan: &Plan<'_>, mounted: &Mounted) -> Container {
@@ -171,16 +200,8 @@ fn container(plan: &Plan<'_>, mounted: &Mounted) -> Container {
     let mounts = [
         mount("keys", KEYS_FOLDER, true),
         mount("tmp", "/tmp", false),
+        mount("spill", SPILL_FOLDER, false),
     ];
-    let env: Vec<EnvVar> = overrides
-        .env
-        .iter()
-        .map(|(name, value)| EnvVar {
-            name: name.clone(),
-            value: Some(value.clone()),
-            value_from: None,
-        })
-        .collect();
     Container {
         name: "substrate".to_owned(),
         image: Some(
@@ -189,9 +210,12 @@ fn container(plan: &Plan<'_>, mounted: &Mounted) -> Container {
                 .clone()
                 .unwrap_or_else(|| plan.image.to_owned()),
         ),
-        image_pull_policy: overrides.image_pull_policy.clone(),
+        image_pull_policy: overrides
+            .image_pull_policy
+            .clone()
+            .or_else(|| plan.defaults.image_pull_policy.clone()),
         args: Some(arguments(plan, &mounted.path)),
-        env: (!env.is_empty()).then_some(env),
+        env: environment(plan),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction {
@@ -202,6 +226,7 @@ fn container(plan: &Plan<'_>, mounted: &Mounted) -> Container {
             ..Lifecycle::default()
         }),
         ports: Some(vec![ContainerPort {
+            // Metrics are served here too.
             name: Some("stream".to_owned()),
             container_port: PORT,
             protocol: Some("TCP".to_owned()),
@@ -269,6 +294,7 @@ fn arguments(plan: &Plan<'_>, model: &str) -> Vec<String> {
         "ledger",
         format!("dynamodb:{}@{}", tenant.table, tenant.region),
     );
+    flag("ledger-spill", format!("{SPILL_FOLDER}/{SPILL_FILE}"));
     flag("keys", format!("{KEYS_FOLDER}/{KEYS_FILE}"));
     flag("threads", spec.engine.threads.to_string());
     if let Some(context) = spec.engine.context {

@@ -79,6 +79,8 @@ pub(crate) fn settings() -> crate::settings::Settings {
         namespace: "halo-system".to_owned(),
         identity: "operator-0".to_owned(),
         substrate_image: "registry.example/halo-substrate:1".to_owned(),
+        substrate_pods: crate::settings::PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: std::collections::BTreeMap::new(),
         gateway_namespace: "halo-system".to_owned(),
         concurrency: 8,

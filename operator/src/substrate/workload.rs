@@ -18,6 +18,7 @@ use super::pod;
 use super::validate::Valid;
 use super::weights::{self, Storage};
 use crate::runtime::records::MANAGED_BY;
+use crate::settings::PodDefaults;
 
 /// The port of a pod, and of its Service.
 pub const PORT: i32 = 8090;
@@ -42,6 +43,8 @@ pub struct Plan<'a> {
     pub tenant: &'a TenantFacts,
     /// The image of pods whose substrate names none.
     pub image: &'a str,
+    /// What all pods get besides.
+    pub defaults: &'a PodDefaults,
     /// Pods that should run; 0 to sleep.
     pub replicas: u32,
 }

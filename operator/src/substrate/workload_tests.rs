@@ -12,11 +12,16 @@ fn facts() -> TenantFacts {
 }
 
 fn built(substrate: &HaloSubstrate, replicas: u32) -> Prepared {
+    built_with(substrate, replicas, &PodDefaults::default())
+}
+
+fn built_with(substrate: &HaloSubstrate, replicas: u32, defaults: &PodDefaults) -> Prepared {
     let valid = validate(substrate).unwrap();
     build(&Plan {
         substrate: &valid,
         tenant: &facts(),
         image: "registry.example/halo-substrate:1",
+        defaults,
         replicas,
     })
 }
@@ -81,7 +86,8 @@ fn arguments_of_the_program() {
     assert_eq!(
         arguments,
         "--model /var/lib/halo/weights/models/qwen3 --model-name Qwen/Qwen3-30B-A3B --quantisation Q8_0 --listen 0.0.0.0:8090 \
-         --tenant acme --ledger dynamodb:howdify-receipts@us-east-2 --keys /var/run/halo/keys/keyring.json --threads 14 \
+         --tenant acme --ledger dynamodb:howdify-receipts@us-east-2 \
+         --ledger-spill /var/lib/halo/spill/receipts.db --keys /var/run/halo/keys/keyring.json --threads 14 \
          --max-context 32768 --max-active 8 --drain-seconds 120 --log-format json"
     );
     let mut substrate = testing::existing();
@@ -129,7 +135,7 @@ fn a_pod_is_ready_with_its_model_and_has_time_to_end() {
     assert_eq!(container.liveness_probe, None);
     assert_eq!(
         pod_of(&prepared).termination_grace_period_seconds,
-        Some(140)
+        Some(175)
     );
 }
 
@@ -178,4 +184,64 @@ fn sleep_changes_nothing_of_the_pods() {
     let (asleep, awake) = (built(&testing::ec2(), 0), built(&testing::ec2(), 2));
     let template = |prepared: &Prepared| prepared.deployment.spec.clone().unwrap().template;
     assert_eq!(template(&asleep), template(&awake));
+}
+
+#[test]
+fn all_pods_get_what_the_operator_was_told_and_a_substrate_may_say_otherwise() {
+    let defaults = PodDefaults {
+        env: [("A", "all"), ("B", "all")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        image_pull_policy: Some("Never".to_owned()),
+        image_pull_secrets: vec!["registry".to_owned()],
+    };
+    let environment = |prepared: &Prepared| -> Vec<(String, String)> {
+        let env = container_of(prepared).env.unwrap_or_default();
+        env.into_iter()
+            .map(|variable| (variable.name, variable.value.unwrap()))
+            .collect()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut substrate = testing::ec2();
+    let prepared = built_with(&substrate, 1, &defaults);
+    assert_eq!(environment(&prepared), [pair("A", "all"), pair("B", "all")]);
+    let pulls = |prepared: &Prepared| container_of(prepared).image_pull_policy;
+    assert_eq!(pulls(&prepared).as_deref(), Some("Never"));
+    assert_eq!(
+        pod_of(&prepared).image_pull_secrets.unwrap()[0].name,
+        "registry"
+    );
+
+    let own = [("B", "own"), ("C", "own")];
+    substrate.spec.pod.env = own
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    substrate.spec.pod.image_pull_policy = Some("Always".to_owned());
+    let prepared = built_with(&substrate, 1, &defaults);
+    assert_eq!(
+        environment(&prepared),
+        [pair("A", "all"), pair("B", "own"), pair("C", "own")]
+    );
+    assert_eq!(pulls(&prepared).as_deref(), Some("Always"));
+
+    let prepared = built(&testing::ec2(), 1);
+    assert_eq!(environment(&prepared), []);
+    assert_eq!(pulls(&prepared), None);
+    assert_eq!(pod_of(&prepared).image_pull_secrets, None);
+}
+
+#[test]
+fn receipts_that_wait_for_the_ledger_have_a_bounded_place() {
+    let prepared = built(&testing::ec2(), 1);
+    let volumes = pod_of(&prepared).volumes.unwrap();
+    let spill = volumes.iter().find(|volume| volume.name == "spill");
+    let limit = spill.unwrap().empty_dir.clone().unwrap().size_limit;
+    assert_eq!(limit.unwrap().0, "2Gi");
+    let container = container_of(&prepared);
+    let mounts = container.volume_mounts.unwrap();
+    let mount = mounts.iter().find(|mount| mount.name == "spill").unwrap();
+    assert_eq!(mount.read_only, Some(false));
+    let arguments = container.args.unwrap();
+    let flag = arguments.iter().position(|arg| arg == "--ledger-spill");
+    assert!(arguments[flag.unwrap() + 1].starts_with(&mount.mount_path));
 }

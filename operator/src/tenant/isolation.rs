@@ -194,22 +194,25 @@ fn deny(valid: &Valid) -> NetworkPolicy {
     }
 }
 
+/// Lets gateways in, and whoever reads metrics: those are served on the same port, where a stream opens to a signature alone.
 fn gateway(valid: &Valid, settings: &Settings) -> NetworkPolicy {
-    let peer = NetworkPolicyPeer {
-        namespace_selector: Some(matching_one(
-            "kubernetes.io/metadata.name",
-            &settings.gateway_namespace,
-        )),
-        pod_selector: Some(matching(&settings.gateway_pod_labels)),
-        ip_block: None,
+    let namespace = |name: &str| NetworkPolicyPeer {
+        namespace_selector: Some(matching_one("kubernetes.io/metadata.name", name)),
+        ..NetworkPolicyPeer::default()
     };
+    let gateways = NetworkPolicyPeer {
+        pod_selector: Some(matching(&settings.gateway_pod_labels)),
+        ..namespace(&settings.gateway_namespace)
+    };
+    let readers = settings.metrics_namespaces.iter();
+    let peers = std::iter::once(gateways).chain(readers.map(|name| namespace(name)));
     NetworkPolicy {
         metadata: meta(valid, names::GATEWAY),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(substrates()),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
-                from: Some(vec![peer]),
+                from: Some(peers.collect()),
                 ports: Some(vec![port("TCP", SUBSTRATE_PORT)]),
             }]),
             egress: None,

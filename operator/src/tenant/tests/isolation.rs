@@ -227,3 +227,24 @@ fn no_policy_lets_a_pod_reach_the_metadata_service() {
     }
     assert_eq!(blocks, 6);
 }
+
+#[test]
+fn who_reads_metrics_reaches_the_pods_from_its_namespace_alone() {
+    let mut settings = super::worlds::settings();
+    settings.metrics_namespaces = vec!["monitoring".to_owned()];
+    let world = world(tenant(json!({}), None));
+    let valid = crate::tenant::validate::validate(&world.tenant, &[], &[]).unwrap();
+    let policies = crate::tenant::isolation::policies(&valid, &settings);
+    let gateway = policies
+        .iter()
+        .find(|policy| policy.metadata.name.as_deref() == Some(names::GATEWAY));
+    let rules = gateway.unwrap().spec.clone().unwrap().ingress.unwrap();
+    let from = rules[0].from.as_ref().unwrap();
+    assert_eq!(from.len(), 2);
+    let selector = from[1].namespace_selector.clone().unwrap();
+    assert_eq!(
+        selector.match_labels.unwrap()["kubernetes.io/metadata.name"],
+        "monitoring"
+    );
+    assert_eq!(from[1].pod_selector, None);
+}

@@ -18,7 +18,7 @@ use super::super::plan::{self, KeysPlan, Plan, Publication};
 use super::super::secrets::KeySecret;
 use super::super::validate::{self, Valid};
 use crate::runtime::records::ChildRecord;
-use crate::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
+use crate::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults, Settings};
 
 pub fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -37,6 +37,8 @@ pub fn settings() -> Settings {
         namespace: "halo-system".to_owned(),
         identity: "operator-0".to_owned(),
         substrate_image: "halo/substrate:1".to_owned(),
+        substrate_pods: PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: BTreeMap::from([("app".to_owned(), "halo-gateway".to_owned())]),
         gateway_namespace: "halo-system".to_owned(),
         concurrency: 4,

@@ -275,6 +275,8 @@ fn settings(plane: &ControlPlane, pace: Pace, lease: LeaseSettings) -> Settings 
         namespace: SYSTEM.to_owned(),
         identity: "operator-0".to_owned(),
         substrate_image: "halo/substrate:test".to_owned(),
+        substrate_pods: halo_operator::settings::PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: labels,
         gateway_namespace: "halo-gateways".to_owned(),
         concurrency: 4,

@@ -16,7 +16,7 @@ use halo_operator::context::SystemClock;
 use halo_operator::effect::Log;
 use halo_operator::runtime::metrics::Metrics;
 use halo_operator::runtime::operator::{Handle, Operator, Parts};
-use halo_operator::settings::{ClusterJoin, LeaseSettings, Pace, Settings};
+use halo_operator::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults, Settings};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
@@ -199,6 +199,8 @@ fn settings() -> Settings {
         namespace: "halo-system".to_owned(),
         identity: "operator-0".to_owned(),
         substrate_image: "halo/substrate:1".to_owned(),
+        substrate_pods: PodDefaults::default(),
+        metrics_namespaces: Vec::new(),
         gateway_pod_labels: BTreeMap::from([("app".to_owned(), "halo-gateway".to_owned())]),
         gateway_namespace: "halo-system".to_owned(),
         concurrency: 4,
