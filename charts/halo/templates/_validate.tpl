@@ -115,6 +115,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The limits that must not be 0: the gateway would not start. */}}
+{{- define "halo.gateway.neededLimits" -}}
+sockets handshakes handshake_ms request_ms first_frame_ms ping_ms send_ms refused_messages answer_tokens ledger_ms connect_ms notice_ms pod_silence_ms
+{{- end }}
+
 {{/* Takes the root: what holds for the gateway. */}}
 {{- define "halo.validate.gateway" -}}
 {{- $gateway := .Values.gateway }}
@@ -127,6 +132,11 @@
 {{- end }}
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) }}
 {{- fail "gateway.tls.certManager.issuerRef.name is required: who signs the certificate" }}
+{{- end }}
+{{- range $name := include "halo.gateway.neededLimits" . | splitList " " }}
+{{- if not (get $gateway.config.limits $name) }}
+{{- fail (printf "gateway.config.limits.%s must not be 0: nobody would be served" $name) }}
+{{- end }}
 {{- end }}
 {{- $service := $gateway.service }}
 {{- if and $service.loadBalancerClass (ne $service.type "LoadBalancer") }}

@@ -33,7 +33,9 @@ pub struct Monitoring {
     pub rules: Rules,
     /// ConfigMaps with HALO's dashboards, for Grafana's sidecar.
     pub dashboards: Dashboards,
-    /// The URL of an OpenTelemetry collector (OTLP) that gets traces, such as `http://otel-collector.monitoring:4318`. Empty: no traces.
+    /// The URL of an OpenTelemetry collector (OTLP over HTTP) that gets the traces of operator and gateway, such as
+    /// `http://otel-collector.monitoring:4318`. Empty: no traces. For substrates set OTEL_EXPORTER_OTLP_ENDPOINT in
+    /// `operator.substrate.env`, and let them out in the HaloTenant (`isolation.allowedEgress`).
     pub otlp_endpoint: String,
 }
 

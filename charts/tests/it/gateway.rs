@@ -1,5 +1,7 @@
 //! The gateway's configuration file.
 
+use std::collections::BTreeSet;
+
 use halo_charts::values::Values;
 use halo_gateway::config::{Config, Limits};
 use halo_ledger::LedgerUrl;
@@ -73,4 +75,31 @@ fn limits_arrive() {
 #[test]
 fn defaults_are_the_gateways() {
     assert_eq!(Values::default().gateway.config.limits, Limits::default());
+}
+
+#[test]
+fn limits_that_the_gateway_needs_are_those_that_the_chart_asks_for() {
+    let template = include_str!("../../halo/templates/_validate.tpl");
+    let (_, rest) = template
+        .split_once("{{- define \"halo.gateway.neededLimits\" -}}\n")
+        .unwrap();
+    let asked: BTreeSet<&str> = rest.lines().next().unwrap().split(' ').collect();
+
+    let limits = serde_json::to_value(Limits::default()).unwrap();
+    let names = limits.as_object().unwrap().keys();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let needed: BTreeSet<&str> = names
+        .map(String::as_str)
+        .filter(|name| {
+            let text = format!(
+                "listen = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\nledger = \"dynamodb:t@us-east-2\"\n\
+                 insecure_plaintext = true\n[cluster]\n[limits]\n{name} = 0\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            Config::load(&file).is_err()
+        })
+        .collect();
+    assert!(needed.len() >= 10 && needed.len() < limits.as_object().unwrap().len());
+    assert_eq!(asked, needed);
 }

@@ -3,7 +3,7 @@
 use crate::helm::{chart, helm, render};
 
 /// Values that contradict each other, and what the refusal says.
-const CONTRADICTIONS: [(&[&str], &str); 36] = [
+const CONTRADICTIONS: [(&[&str], &str); 37] = [
     (&["aws.region=\"\""], "aws.region is required"),
     (&["aws.cluster.name=\"\""], "aws.cluster.name is required"),
     (
@@ -112,6 +112,10 @@ const CONTRADICTIONS: [(&[&str], &str); 36] = [
     (
         &["operator.leaseRenew=\"5s\""],
         "at most a quarter of operator.leaseDuration (15s)",
+    ),
+    (
+        &["gateway.config.limits.ping_ms=0"],
+        "gateway.config.limits.ping_ms must not be 0",
     ),
     (
         &["gateway.tls.secretName=\"\""],
