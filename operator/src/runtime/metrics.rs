@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use halo_cloud::aws::CallObserver;
 use halo_crds::status::Phase;
-use prometheus::{
-    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
-};
-
-use super::registry::{Bounded, COUNTS, LONG, Maker, OTHER, SHORT};
+use halo_telemetry::metrics::operator as list;
+use halo_telemetry::registry::{Bounded, Maker, OTHER};
+use prometheus::{CounterVec, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Tenants that have labels of their own.
 const TENANTS: usize = 200;
@@ -78,7 +75,7 @@ impl ReconcileResult {
 
 /// Figures of one operator.
 pub struct Metrics {
-    registry: Registry,
+    maker: Maker,
     reconciles: IntCounterVec,
     reconcile_errors: IntCounterVec,
     reconcile_panics: IntCounterVec,
@@ -107,10 +104,14 @@ pub struct Metrics {
     orphans: IntCounterVec,
     phases: IntGaugeVec,
     wake_stages: HistogramVec,
+    nodes: IntGaugeVec,
+    keys: IntGaugeVec,
     node_seconds: CounterVec,
     cost: CounterVec,
     synced: Gauge,
     phase_of: Mutex<BTreeMap<(String, String), Phase>>,
+    nodes_of: Mutex<BTreeMap<(String, String), (String, i64)>>,
+    keys_of: Mutex<BTreeMap<String, String>>,
     tenants: Bounded,
     codes: Bounded,
     types: Bounded,
@@ -122,161 +123,49 @@ impl Metrics {
     /// # Errors
     /// Two have one name; that cannot be with the names below.
     pub fn new() -> prometheus::Result<Self> {
-        let make = Maker(Registry::new());
+        let maker = Maker::new();
+        halo_telemetry::traces::metrics(&maker)?;
         let metrics = Self {
-            reconciles: make.counter(
-                "controller_runtime_reconcile_total",
-                "Reconciles by controller and result",
-                &["controller", "result"],
-            )?,
-            reconcile_errors: make.counter(
-                "controller_runtime_reconcile_errors_total",
-                "Reconciles that failed",
-                &["controller"],
-            )?,
-            reconcile_panics: make.counter(
-                "controller_runtime_reconcile_panics_total",
-                "Reconciles that panicked",
-                &["controller"],
-            )?,
-            reconcile_seconds: make.histogram(
-                "controller_runtime_reconcile_time_seconds",
-                "How long a reconcile takes",
-                &["controller"],
-                &SHORT,
-            )?,
-            active_workers: make.gauge(
-                "controller_runtime_active_workers",
-                "Reconciles that are under way",
-                &["controller"],
-            )?,
-            max_workers: make.gauge(
-                "controller_runtime_max_concurrent_reconciles",
-                "Reconciles that may be under way at once",
-                &["controller"],
-            )?,
-            queue_depth: make.gauge("workqueue_depth", "Keys that wait for a worker", &["name"])?,
-            queue_adds: make.counter("workqueue_adds_total", "Keys that were added", &["name"])?,
-            queue_retries: make.counter(
-                "workqueue_retries_total",
-                "Keys that were added again after a failure",
-                &["name"],
-            )?,
-            queue_seconds: make.histogram(
-                "workqueue_queue_duration_seconds",
-                "How long a key waits for a worker: from the event to the reconcile",
-                &["name"],
-                &SHORT,
-            )?,
-            work_seconds: make.histogram(
-                "workqueue_work_duration_seconds",
-                "How long a worker has a key",
-                &["name"],
-                &SHORT,
-            )?,
-            unfinished: make.seconds(
-                "workqueue_unfinished_work_seconds",
-                "How long the keys that workers have now are with them, in sum",
-                &["name"],
-            )?,
-            longest: make.seconds(
-                "workqueue_longest_running_processor_seconds",
-                "How long the key that is longest with a worker is with it",
-                &["name"],
-            )?,
-            leader: make.gauge(
-                "leader_election_master_status",
-                "1 while this process leads",
-                &["name"],
-            )?,
-            api_requests: make.counter(
-                "rest_client_requests_total",
-                "Calls of the API server by method and status code; watches are not among them",
-                &["code", "method"],
-            )?,
-            api_seconds: make.histogram(
-                "rest_client_request_duration_seconds",
-                "How long a call of the API server takes",
-                &["method"],
-                &SHORT,
-            )?,
-            watch_failures: make.counter(
-                "halo_operator_watch_failures_total",
-                "Watches that broke and began again, by kind",
-                &["kind"],
-            )?,
-            cached: make.gauge(
-                "halo_operator_cached_objects",
-                "Objects that are kept in memory, by kind",
-                &["kind"],
-            )?,
-            invalid: make.put(IntGauge::new(
-                "halo_operator_invalid_objects",
-                "HaloTenants and HaloSubstrates that do not parse",
-            ))?,
-            events: make.counter(
-                "halo_operator_events_total",
-                "Events by what became of them",
-                &["result"],
-            )?,
-            cloud_requests: make.counter(
-                "halo_operator_cloud_requests_total",
-                "Calls of the cloud by action and code, each attempt by itself",
-                &["action", "code"],
-            )?,
-            cloud_seconds: make.histogram(
-                "halo_operator_cloud_request_seconds",
-                "How long an attempt of a cloud call takes",
-                &["action"],
-                &SHORT,
-            )?,
-            cloud_batch: make.histogram(
-                "halo_operator_cloud_batch_size",
-                "How many instances one call ends, starts or stops",
-                &["action"],
-                &COUNTS,
-            )?,
-            cloud_delayed: make.sum(
-                "halo_operator_cloud_delayed_seconds_total",
-                "How long calls were held back by the operator's own pace",
-                &["action"],
-            )?,
-            orphans: make.counter(
-                "halo_operator_orphans_ended_total",
-                "Instances and volumes that were ended because they belonged to no HaloSubstrate",
-                &["kind"],
-            )?,
-            ice: make.counter(
-                "halo_substrate_ice_total",
-                "Launches refused for want of capacity, by type and zone",
-                &["instance_type", "zone"],
-            )?,
-            phases: make.gauge("halo_substrate_phase", "Substrates by phase", &["phase"])?,
-            wake_stages: make.histogram(
-                "halo_substrate_wake_stage_seconds",
-                "How long each stage of a wake takes",
-                &["stage"],
-                &LONG,
-            )?,
-            node_seconds: make.sum(
-                "halo_tenant_node_seconds_total",
-                "Seconds that instances ran for a tenant, counted when one ends or stops",
-                &["tenant"],
-            )?,
-            cost: make.sum(
-                "halo_tenant_cost_usd_total",
-                "What they cost by the prices known, in USD",
-                &["tenant"],
-            )?,
-            synced: make.put(Gauge::new(
-                "halo_operator_synced",
-                "1 once every watch has delivered its first list",
-            ))?,
+            reconciles: maker.counters(&list::RECONCILES)?,
+            reconcile_errors: maker.counters(&list::RECONCILE_ERRORS)?,
+            reconcile_panics: maker.counters(&list::RECONCILE_PANICS)?,
+            reconcile_seconds: maker.histograms(&list::RECONCILE_SECONDS)?,
+            active_workers: maker.gauges(&list::ACTIVE_WORKERS)?,
+            max_workers: maker.gauges(&list::MAX_WORKERS)?,
+            queue_depth: maker.gauges(&list::QUEUE_DEPTH)?,
+            queue_adds: maker.counters(&list::QUEUE_ADDS)?,
+            queue_retries: maker.counters(&list::QUEUE_RETRIES)?,
+            queue_seconds: maker.histograms(&list::QUEUE_SECONDS)?,
+            work_seconds: maker.histograms(&list::WORK_SECONDS)?,
+            unfinished: maker.measures(&list::UNFINISHED)?,
+            longest: maker.measures(&list::LONGEST)?,
+            leader: maker.gauges(&list::LEADER)?,
+            api_requests: maker.counters(&list::API_REQUESTS)?,
+            api_seconds: maker.histograms(&list::API_SECONDS)?,
+            watch_failures: maker.counters(&list::WATCH_FAILURES)?,
+            cached: maker.gauges(&list::CACHED)?,
+            invalid: maker.gauge(&list::INVALID)?,
+            events: maker.counters(&list::EVENTS)?,
+            cloud_requests: maker.counters(&list::CLOUD_REQUESTS)?,
+            cloud_seconds: maker.histograms(&list::CLOUD_SECONDS)?,
+            cloud_batch: maker.histograms(&list::CLOUD_BATCH)?,
+            cloud_delayed: maker.sums(&list::CLOUD_DELAYED)?,
+            orphans: maker.counters(&list::ORPHANS)?,
+            ice: maker.counters(&list::ICE)?,
+            phases: maker.gauges(&list::PHASES)?,
+            wake_stages: maker.histograms(&list::WAKE_STAGES)?,
+            nodes: maker.gauges(&list::NODES)?,
+            keys: maker.gauges(&list::TENANT_KEYS)?,
+            node_seconds: maker.sums(&list::NODE_SECONDS)?,
+            cost: maker.sums(&list::COST)?,
+            synced: maker.measure(&list::SYNCED)?,
             phase_of: Mutex::default(),
+            nodes_of: Mutex::default(),
+            keys_of: Mutex::default(),
             tenants: Bounded::new(TENANTS),
             codes: Bounded::new(CODES),
             types: Bounded::new(TYPES),
-            registry: make.0,
+            maker,
         };
         for phase in PHASES {
             metrics.phases.with_label_values(&[phase_name(phase)]);
@@ -289,8 +178,7 @@ impl Metrics {
     /// # Errors
     /// They cannot be written as text.
     pub fn text(&self) -> prometheus::Result<String> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let text = self.maker.render()?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -322,6 +210,43 @@ impl Metrics {
         }
         if let Some(phase) = phase {
             self.phases.with_label_values(&[phase_name(phase)]).inc();
+        }
+    }
+
+    /// So many instances of a substrate run for a tenant now.
+    pub fn nodes(&self, namespace: &str, name: &str, tenant: &str, nodes: usize) {
+        let tenant = self.tenants.label(tenant).to_owned();
+        let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut known = self.nodes_of.lock().unwrap_or_else(PoisonError::into_inner);
+        self.nodes.with_label_values(&[&*tenant]).add(nodes);
+        if let Some((tenant, nodes)) = known.insert(key, (tenant, nodes)) {
+            self.nodes.with_label_values(&[&*tenant]).sub(nodes);
+        }
+    }
+
+    /// A substrate is gone.
+    pub fn gone(&self, namespace: &str, name: &str) {
+        self.phase(namespace, name, None);
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut known = self.nodes_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((tenant, nodes)) = known.remove(&key) {
+            self.nodes.with_label_values(&[&*tenant]).sub(nodes);
+        }
+    }
+
+    /// The reason of a tenant's condition KeysReady; `None` once the tenant is gone.
+    pub fn keys(&self, tenant: &str, reason: Option<&str>) {
+        let mut known = self.keys_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match reason {
+            Some(reason) => known.insert(tenant.to_owned(), reason.to_owned()),
+            None => known.remove(tenant),
+        };
+        if let Some(before) = before {
+            self.keys.with_label_values(&[&*before]).dec();
+        }
+        if let Some(reason) = reason {
+            self.keys.with_label_values(&[reason]).inc();
         }
     }
 

@@ -63,3 +63,30 @@ fn tenants_beyond_the_count_are_other() {
     let of = |tenant| metrics.node_seconds.with_label_values(&[tenant]).get();
     assert_eq!((of("tenant-0"), of(OTHER)), (2.0, 5.0));
 }
+
+#[test]
+fn nothing_of_the_list_is_missing() {
+    let metrics = Metrics::new().unwrap();
+    let list = halo_telemetry::metrics::operator::COMPONENT;
+    assert_eq!(metrics.maker.missing(&list), Vec::<&str>::new());
+}
+
+#[test]
+fn nodes_and_keys_are_counted_as_they_change() {
+    let metrics = Metrics::new().unwrap();
+    metrics.nodes("ns", "a", "acme", 2);
+    metrics.nodes("ns", "b", "acme", 1);
+    metrics.nodes("ns", "a", "acme", 1);
+    let nodes = || metrics.nodes.with_label_values(&["acme"]).get();
+    assert_eq!(nodes(), 2);
+    metrics.gone("ns", "a");
+    metrics.gone("ns", "a");
+    assert_eq!(nodes(), 1);
+    for reason in [Some("KeysPublished"), Some("KeysStale"), Some("KeysStale")] {
+        metrics.keys("acme", reason);
+    }
+    metrics.keys("other", Some("KeysStale"));
+    metrics.keys("other", None);
+    let keys = |reason| metrics.keys.with_label_values(&[reason]).get();
+    assert_eq!((keys("KeysPublished"), keys("KeysStale")), (0, 1));
+}

@@ -22,7 +22,6 @@ pub mod operator;
 pub mod ownership;
 pub mod queue;
 pub mod records;
-mod registry;
 pub mod route;
 pub mod store;
 pub mod touched;

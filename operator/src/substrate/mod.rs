@@ -99,7 +99,7 @@ pub async fn reconcile(
     (namespace, name): (String, String),
 ) -> Result<Option<Duration>, Error> {
     let Some(mut substrate) = ctx.caches.substrate(&namespace, &name) else {
-        ctx.metrics.phase(&namespace, &name, None);
+        ctx.metrics.gone(&namespace, &name);
         return Ok(None);
     };
     let mut source = Source::Cache;
@@ -267,6 +267,12 @@ async fn record(
     let meta = &observed.substrate.metadata;
     if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
         ctx.metrics.phase(namespace, name, status.phase);
+        let running = status
+            .nodes
+            .iter()
+            .filter(|node| node.running_since.is_some());
+        let tenant = &observed.substrate.spec.tenant;
+        ctx.metrics.nodes(namespace, name, tenant, running.count());
     }
     if status == before {
         return Ok(());
@@ -338,7 +344,7 @@ async fn release(ctx: &Context, observed: &Observed, uid: &str) -> Result<Option
     ctx.fleet.busy(uid, false);
     let meta = &observed.substrate.metadata;
     if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
-        ctx.metrics.phase(namespace, name, None);
+        ctx.metrics.gone(namespace, name);
     }
     Ok(None)
 }

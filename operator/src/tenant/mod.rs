@@ -21,7 +21,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_crds::reasons;
+use halo_crds::reasons::{self, kinds};
 use jiff::Timestamp;
 use kube::Resource as _;
 
@@ -71,6 +71,7 @@ impl Error {
 pub async fn reconcile(ctx: Arc<Context>, name: String) -> Result<Option<Duration>, Error> {
     let Some(mut world) = dereference::world(&ctx, &name) else {
         forget_roots(&ctx);
+        ctx.metrics.keys(&name, None);
         return Ok(None);
     };
     // As the API server keeps times, so that a status that was read back is the one that was written.
@@ -143,6 +144,9 @@ async fn report(
 ) -> Result<(), Error> {
     let tenant = &world.tenant;
     let status = status::status(tenant, observed, now);
+    let keys = halo_crds::condition::find(&status.conditions, kinds::KEYS_READY);
+    let name = tenant.metadata.name.as_deref().unwrap_or_default();
+    ctx.metrics.keys(name, keys.map(|keys| &*keys.reason));
     if tenant.status.as_ref() == Some(&status) {
         return Ok(());
     }
