@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// A program that was built beside the demo's own.
-fn program(name: &str) -> Command {
+pub fn program(name: &str) -> Command {
     let path = Path::new(env!("CARGO_BIN_EXE_halo-demo")).with_file_name(name);
     assert!(
         path.is_file(),

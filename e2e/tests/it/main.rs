@@ -5,4 +5,5 @@
 mod demo;
 mod live_verify;
 mod simulation;
+mod traces;
 mod use_cases;
