@@ -39,7 +39,12 @@ impl LogArgs {
     where
         L: Layer<Registry> + Send + Sync,
     {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let mut filter =
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        // Spans of this target say what a line is about, whichever lines are asked for.
+        if let Ok(spans) = "halo::trace=info".parse() {
+            filter = filter.add_directive(spans);
+        }
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let lines = match self.log_format {
             LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),

@@ -112,7 +112,7 @@ impl<K: Key> Controller<K> {
     {
         let id = getrandom::u64().unwrap_or_default();
         let span = tracing::info_span!(
-            "reconcile", controller = self.name, namespace = key.namespace(), name = key.name(),
+            target: "halo::trace", "reconcile", controller = self.name, namespace = key.namespace(), name = key.name(),
             id = %format_args!("{id:016x}")
         );
         let working = self.metrics.working(self.name);

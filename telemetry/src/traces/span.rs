@@ -17,7 +17,7 @@ pub enum Form {
 }
 
 /// Fields of spans that are exported, and what they must look like. No other field is; a value of another form is left out.
-pub const ATTRIBUTES: [(&str, Form); 16] = [
+pub const ATTRIBUTES: [(&str, Form); 17] = [
     ("session", Form::Id),
     ("request", Form::Id),
     ("receipt", Form::Id),
@@ -26,6 +26,7 @@ pub const ATTRIBUTES: [(&str, Form); 16] = [
     ("namespace", Form::Name),
     ("name", Form::Name),
     ("pod", Form::Name),
+    ("controller", Form::Name),
     ("operation", Form::Name),
     ("stage", Form::Name),
     ("status", Form::Name),
