@@ -1,6 +1,6 @@
 //! The phone's end of the link to the gateway: opening sessions and epochs, and the connection of each.
 
-use halo_receipts::documents::EscalateEnd;
+use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd};
 use halo_receipts::fragment::{END_MAX, Reassembler};
 use halo_receipts::frame::FrameType;
 use halo_receipts::ids::{Epoch, Tier};
@@ -105,6 +105,8 @@ impl Orchestrator {
         }
         match status {
             200..=299 => {}
+            // The gateway does not say why. The session's root may be out of use: a new session tells whether it is only that.
+            401 | 404 if self.session.is_some() => return self.lose_session(turn),
             // Asking again in the same way cannot help.
             400 | 401 | 403 | 404 | 405 | 413 | 415 | 422 => {
                 return self.stop(
@@ -154,6 +156,31 @@ impl Orchestrator {
         let signature = signature(&session.own_key, "GET", &path, b"");
         self.gateway = Gateway::Connecting;
         turn.actions.push(Action::Connect { path, signature });
+    }
+
+    /// The session cannot go on: what is not recorded of it is lost, and the phone says so.
+    fn lose_session(&mut self, turn: &mut Turn) {
+        if let Pipeline::Answering(answer) = std::mem::replace(&mut self.pipeline, Pipeline::Idle) {
+            turn.report(Report::Unanswered {
+                request_id: answer.request_id,
+                status: EndStatus::Failed,
+                code: EndCode::Lost,
+                retry_after_ms: None,
+                tokens: answer.last_step().map_or(0, |last| last + 1),
+                after_ms: answer.after_ms(turn.now),
+            });
+            self.sensor.show("\nThe answer is lost.");
+            self.end_of_answer();
+        }
+        turn.report(Report::Error {
+            code: "session_lost",
+            message: "the gateway does not let the session go on; a new one begins".to_owned(),
+        });
+        self.session = None;
+        self.forming.clear();
+        self.pending_break = None;
+        self.abandoned = false;
+        self.post(turn);
     }
 
     /// The answer, if it is one for this device's request.

@@ -115,6 +115,11 @@ impl FakeGateway {
         self.keys = RootKeys::new(RootSecret::new(vec![byte; 32]).unwrap(), 2, true);
     }
 
+    /// Refuses another epoch to every session there is.
+    pub fn forget_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
     pub fn device_key(&self) -> DeviceKey {
         self.keys.device_key(&tenant(), &device(), 1).unwrap()
     }

@@ -130,3 +130,34 @@ fn local_answers_need_no_gateway() {
     );
     assert!(sealed);
 }
+
+/// A session whose root is out of use cannot go on: the phone says what is lost, and begins another one.
+#[test]
+fn a_session_that_may_not_go_on_is_followed_by_another() {
+    for asked in [false, true] {
+        let mut world = World::new(5);
+        world.transcripts.push_back(QUESTION.to_owned());
+        world.capture(audio(900));
+        world.settle();
+        if asked {
+            // A question is under way when the session ends.
+            world.gateway.faults.cut_after = Some(3);
+            world.transcripts.push_back(QUESTION.to_owned());
+            world.capture(audio(900));
+            world.settle_until(|world| world.count("token") == 7 + 3);
+        }
+        world.gateway.forget_sessions();
+        world.cut_gateway();
+        world.settle_until(|world| world.count("session_opened") == 2);
+        assert_eq!(world.last("error")["code"], "session_lost");
+        assert_eq!(world.count("unanswered"), usize::from(asked));
+        if asked {
+            assert_eq!(world.last("unanswered")["tokens"], 3);
+        }
+        world.transcripts.push_back(QUESTION.to_owned());
+        world.capture(audio(900));
+        world.settle_until(|world| world.count("sealed") == 2 && world.phone.is_settled());
+        assert!(world.gateway.audit(world.gateway.order.last().unwrap()).1);
+        assert!(!world.stopped);
+    }
+}

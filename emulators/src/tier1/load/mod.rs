@@ -100,7 +100,9 @@ impl Totals {
         self.first_tokens.sort_unstable();
         let quantile = |per_mille: usize| {
             let last = self.first_tokens.len().checked_sub(1)?;
-            self.first_tokens.get(last * per_mille / 1000).copied()
+            self.first_tokens
+                .get((last * per_mille).div_ceil(1000))
+                .copied()
         };
         let of = |outcome: &str| self.outcomes.get(outcome).copied().unwrap_or(0);
         json!({

@@ -131,15 +131,13 @@ impl Question {
                 position,
                 eta_ms,
                 ..
-            } => {
-                if self.notices.iter().all(|seen| seen.state != *state) {
-                    self.notices.push(Seen {
-                        state: *state,
-                        after_ms: now,
-                        eta_ms: *eta_ms,
-                        position: *position,
-                    });
-                }
+            } if self.notices.iter().all(|seen| seen.state != *state) => {
+                self.notices.push(Seen {
+                    state: *state,
+                    after_ms: now,
+                    eta_ms: *eta_ms,
+                    position: *position,
+                });
             }
             Report::Token { .. } => {
                 self.first_token_ms.get_or_insert(now);
