@@ -2,6 +2,8 @@
 // The helpers beside the tests are tests too.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+#[path = "cli/dynamodb.rs"]
+mod dynamodb;
 #[path = "../../receipts/tests/support/golden.rs"]
 mod golden;
 
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use golden::{Builder, FIRST_EPOCH, SECOND_EPOCH};
-use halo_ledger::{Ledger as _, SqliteLedger};
+use halo_ledger::{Ledger, SqliteLedger};
 use halo_receipts::bundle::Bundle;
 use halo_receipts::evidence::{Block, Claim, ClaimKind};
 use halo_receipts::verdict::SessionKeys;
@@ -71,7 +73,7 @@ impl Place {
 }
 
 /// Writes a session into a ledger as gateway and pod would.
-async fn store(ledger: &SqliteLedger, builder: &Builder) {
+async fn store(ledger: &dyn Ledger, builder: &Builder) {
     let evidence = &builder.evidence;
     let first = |signed: &&halo_receipts::evidence::SignedRecord| {
         let claim: Claim = signed.parse().unwrap();

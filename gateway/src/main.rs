@@ -20,7 +20,6 @@ use halo_ledger::LedgerMetrics;
 use halo_receipts::ids::{DeviceId, TenantId};
 use halo_receipts::keyring::KeyRing;
 use halo_receipts::keys::{KeyStore, OneRoot, RootKeys, TenantKeys as _};
-use halo_root_file::RootArgs;
 use halo_telemetry::registry::Maker;
 use halo_telemetry::traces::{self, TelemetryArgs};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +57,7 @@ enum Command {
         #[arg(long, env = "HALO_GATEWAY_CONFIG")]
         config: PathBuf,
         #[command(flatten)]
-        root: ServeRoot,
+        root: GivenRoot,
         /// For tests: shift this program's clock by so many seconds.
         #[arg(
             long,
@@ -87,7 +86,7 @@ enum Command {
         #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "demo_root", "root_generation"])]
         keyring: Option<PathBuf>,
         #[command(flatten)]
-        root: RootArgs,
+        root: GivenRoot,
         /// The tenant.
         #[arg(long)]
         tenant: TenantId,
@@ -100,9 +99,9 @@ enum Command {
     },
 }
 
-/// The flags that name the root secret of a gateway that serves; in a cluster there is none.
+/// The flags that name a root secret; in a cluster nobody has one.
 #[derive(clap::Args)]
-struct ServeRoot {
+struct GivenRoot {
     /// The root secret: the exact bytes of this file, at least 32.
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
@@ -115,14 +114,19 @@ struct ServeRoot {
     root_generation: u32,
 }
 
-impl ServeRoot {
-    /// The keys under the root that the flags name; none in a cluster.
-    fn keys(&self, config: &Config) -> anyhow::Result<Option<RootKeys>> {
-        let keys = match (&self.root, &self.demo_root) {
+impl GivenRoot {
+    /// The keys under the root that the flags name, if they name one.
+    fn given(&self) -> anyhow::Result<Option<RootKeys>> {
+        Ok(match (&self.root, &self.demo_root) {
             (Some(file), _) => Some(halo_root_file::read(file, self.root_generation, false)?),
             (None, Some(file)) => Some(halo_root_file::demo(file, self.root_generation)?),
             (None, None) => None,
-        };
+        })
+    }
+
+    /// The keys of a gateway that serves; none in a cluster.
+    fn keys(&self, config: &Config) -> anyhow::Result<Option<RootKeys>> {
+        let keys = self.given()?;
         match (&config.cluster, &keys) {
             (Some(_), Some(_)) => anyhow::bail!(
                 "keys come from the cluster, whose table the configuration has: give no root secret"
@@ -174,7 +178,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                     .device_key(&tenant, &device, device_generation)
                     .context("these keys enrol no device of the tenant: take the Secret halo-keys-TENANT of the operator's namespace")?,
                 None => root
-                    .keys()?
+                    .given()?
+                    .context("give --keyring, --root or --demo-root")?
                     .device_key(&tenant, &device, device_generation)
                     .context("this root has no key for the tenant")?,
             };
@@ -257,6 +262,9 @@ impl Sources {
     }
 }
 
+/// How long receipts that wait in the local spill may take to the ledger at the end.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// Tells whoever started the program, in one line of JSON on standard output. That nobody reads it is no reason to stop.
 fn report(event: &serde_json::Value) {
     let mut out = std::io::stdout().lock();
@@ -320,6 +328,12 @@ async fn serve(config: Config, keys: Option<RootKeys>) -> anyhow::Result<ExitCod
         _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
     }
     let whole = server::drain(&gateway).await;
+    let settled = tokio::time::timeout(SETTLE, gateway.ledger.settle()).await;
+    if !matches!(settled, Ok(Ok(()))) {
+        tracing::error!(
+            "receipts are left in the spill: they go into the ledger when this program starts again with it"
+        );
+    }
     if let Some(cluster) = &sources.cluster
         && !cluster.leave(LEAVE).await
     {

@@ -499,15 +499,14 @@ impl Inner {
             metrics.forks.with_label_values(&["drain"]).inc();
         }
         let _turn = self.turn(key).lock().await;
-        let reason = error.to_string();
-        let rows = {
-            let mut index = self.index();
-            let rows = index.keep(key, error);
-            self.tell(&index);
-            rows
-        };
-        if let Err(error) = self.store.write(Task::Keep(rows, reason)).await {
+        // First in the file: whoever waits for the spill may end the program as soon as it is told.
+        let rows = self.index().rows(key);
+        let noted = self.store.write(Task::Keep(rows, error.to_string())).await;
+        if let Err(error) = noted {
             tracing::error!(%error, "the spill could not note which blocks are kept");
         }
+        let mut index = self.index();
+        index.keep(key, error);
+        self.tell(&index);
     }
 }

@@ -106,18 +106,24 @@ impl Index {
         }
     }
 
-    /// The first block of a stream cannot go into the ledger, nor can any behind it. Returns their rows.
-    pub fn keep(&mut self, key: &Key, reason: LedgerError) -> Vec<i64> {
-        let queue = self.queues.entry(*key).or_default();
-        let rows: Vec<_> = queue
-            .waiting
-            .drain(..)
+    /// The rows of a stream's waiting blocks.
+    pub fn rows(&self, key: &Key) -> Vec<i64> {
+        let waiting = self.queues.get(key).map(|queue| queue.waiting.iter());
+        waiting
+            .into_iter()
+            .flatten()
             .map(|entry| entry.position)
-            .collect();
+            .collect()
+    }
+
+    /// The first block of a stream cannot go into the ledger, nor can any behind it.
+    pub fn keep(&mut self, key: &Key, reason: LedgerError) {
+        let queue = self.queues.entry(*key).or_default();
+        let blocks = queue.waiting.len();
+        queue.waiting.clear();
         queue.kept = Some(reason);
-        self.waiting -= rows.len();
-        self.kept += rows.len();
-        rows
+        self.waiting -= blocks;
+        self.kept += blocks;
     }
 
     /// Streams with waiting blocks, the one that waits longest first.
@@ -175,7 +181,8 @@ mod tests {
             stream: Stream::Substrate,
             number: 72,
         };
-        assert_eq!(index.keep(&substrate, fork.clone()), [3]);
+        assert_eq!(index.rows(&substrate), [3]);
+        index.keep(&substrate, fork.clone());
         assert_eq!(index.kept(&substrate), Some(&fork));
         assert_eq!((index.waiting, index.kept, index.bytes), (1, 1, 200));
         index.remove(&device, 2);

@@ -9,7 +9,7 @@ use halo_ledger::{Appended, Ledger as _};
 use halo_receipts::evidence::Stream;
 
 use super::proxy::{Mode, Proxy};
-use super::{begin, environment, hasty, table};
+use super::{ask, environment, hasty, table};
 
 /// Set for the process that is killed: the endpoint, the table and the spill.
 const CHILD: &str = "HALO_LEDGER_SPILL_CHILD";
@@ -44,7 +44,7 @@ fn spilling_process() {
             .unwrap();
         let acknowledge = |line: String| std::io::stdout().write_all(line.as_bytes()).unwrap();
         for seed in 0..SESSIONS {
-            begin(&ledger, &sample(seed)).await;
+            ask(&ledger, &sample(seed)).await;
         }
         acknowledge("ack opened 0 0\n".to_owned());
         let samples: Vec<_> = (0..SESSIONS).map(sample).collect();

@@ -15,7 +15,8 @@ use aws_credential_types::Credentials;
 use halo_dynamodb_local::DynamoDbLocal;
 use halo_ledger::conformance::Sample;
 use halo_ledger::dynamodb::{DynamoLedger, Options, create_table_on};
-use halo_ledger::{Ledger as _, LedgerMetrics};
+use halo_ledger::{Appended, Ledger as _, LedgerMetrics};
+use halo_receipts::evidence::Stream;
 use halo_telemetry::registry::Maker;
 
 /// The emulator that all tests share; each has tables of its own.
@@ -85,6 +86,14 @@ async fn open(table: &str, options: Options) -> DynamoLedger {
 async fn begin(ledger: &DynamoLedger, sample: &Sample) {
     let (header, epoch) = (sample.header().unwrap(), sample.first_claim().unwrap());
     ledger.open_session(&header, &epoch).await.unwrap();
+}
+
+/// Opens a session and writes its question, the parent of all that a model does.
+async fn ask(ledger: &DynamoLedger, sample: &Sample) {
+    begin(ledger, sample).await;
+    let question = sample.block(Stream::Device, 0, 2);
+    let appended = ledger.append(&sample.session, &question).await;
+    assert_eq!(appended, Ok(Appended::Written));
 }
 
 /// Waits for a condition that somebody else brings about.

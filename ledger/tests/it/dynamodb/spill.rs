@@ -11,7 +11,7 @@ use halo_telemetry::registry::Maker;
 use rusqlite::Connection;
 
 use super::proxy::{Mode, Proxy};
-use super::{begin, counted, hasty, metric, open, table, until};
+use super::{ask, begin, counted, hasty, metric, open, table, until};
 
 use Stream::{Device, Substrate};
 
@@ -190,7 +190,7 @@ async fn nothing_is_lost_or_written_twice() {
     let Spilling { proxy, ledger, .. } = spilling(hasty()).await;
     let samples: Vec<_> = (0..12).map(|seed| Sample::new(seed, 40).unwrap()).collect();
     for sample in &samples {
-        begin(&ledger, sample).await;
+        ask(&ledger, sample).await;
     }
     for (round, mode) in [
         Mode::LoseAnswer,
@@ -218,7 +218,7 @@ async fn nothing_is_lost_or_written_twice() {
     ledger.settle().await.unwrap();
     for sample in &samples {
         let evidence = ledger.snapshot(&sample.session).await.unwrap().unwrap();
-        assert_eq!(assert_whole(&evidence).unwrap(), [0, 80]);
+        assert_eq!(assert_whole(&evidence).unwrap(), [2, 80]);
         let found = evidence.receipts(Substrate).map(|(_, stored)| stored);
         assert!(found.eq(&sample.substrate_receipts[..80]));
     }
@@ -232,7 +232,7 @@ async fn a_full_spill_makes_writers_wait() {
     };
     let Spilling { proxy, ledger, .. } = spilling(options).await;
     let sample = Sample::new(1, 200).unwrap();
-    begin(&ledger, &sample).await;
+    ask(&ledger, &sample).await;
     proxy.set(Mode::Cut);
     let mut first = 0;
     let error = loop {
@@ -273,7 +273,7 @@ async fn a_full_spill_makes_writers_wait() {
     }
     ledger.settle().await.unwrap();
     let evidence = ledger.snapshot(&sample.session).await.unwrap().unwrap();
-    assert_eq!(assert_whole(&evidence).unwrap(), [0, 400]);
+    assert_eq!(assert_whole(&evidence).unwrap(), [2, 400]);
     assert!(before < 400);
 }
 
