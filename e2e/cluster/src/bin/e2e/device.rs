@@ -54,7 +54,7 @@ impl Asked {
         self.first_token.duration_since(self.routed)
     }
 
-    /// How the answer ended, such as `whole` or `interrupted`.
+    /// How the answer ended, such as `ok` or `interrupted`.
     pub fn status(&self) -> &str {
         self.answer["status"].as_str().unwrap_or_default()
     }
