@@ -14,7 +14,7 @@ use crate::report::Step;
 use crate::world::{ROOT, SOON, World, condition, eventually, random_text};
 
 /// Before the end of the month when the shifted clocks begin: for the rollout, the wake and some questions.
-const BEFORE: i64 = 120;
+const BEFORE: i64 = 75;
 
 /// How long a round of questions may take, a wake included.
 const ROUND: Duration = Duration::from_secs(180);

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::fleet::{Fleet, Plan};
 use crate::install::NAMESPACE;
 use crate::report::Step;
-use crate::world::World;
+use crate::world::{SOON, World, eventually};
 
 /// How long the way to sleep may take: idleAfter, a drain, and a machine under load.
 const ASLEEP: Duration = Duration::from_secs(180);
@@ -41,14 +41,21 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
         ended = fleet.listen(ASLEEP * 2) => ended?,
     }
     step.held("no pod, no instance: nothing costs but the weights' volumes");
-    for tenant in &world.tenants {
-        let substrate = world.substrate(tenant).await?;
-        let demand = substrate["status"]["demand"].as_array();
-        ensure!(
-            demand.is_none_or(Vec::is_empty),
-            "{} still has demand",
-            tenant.id
-        );
+    let quiet = eventually(SOON, "no gateway reports demand", || async {
+        for tenant in &world.tenants {
+            let substrate = world.substrate(tenant).await?;
+            let demand = &substrate["status"]["demand"];
+            ensure!(
+                demand.as_array().is_none_or(Vec::is_empty),
+                "{}: {demand}",
+                tenant.id
+            );
+        }
+        Ok(())
+    });
+    tokio::select! {
+        quiet = quiet => quiet?,
+        ended = fleet.listen(SOON * 2) => ended?,
     }
     step.held("no gateway reports demand");
 
