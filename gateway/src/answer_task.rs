@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halo_receipts::documents::{EndCode, EndStatus, EscalateEnd, Notice, Progress};
-use halo_receipts::ids::Tier;
+use halo_receipts::ids::{Epoch, Tier};
 use halo_receipts::keys::TierKey;
 use http::StatusCode;
 use tokio::sync::watch;
@@ -159,7 +159,7 @@ impl Task {
         tokio::pin!(abandoned);
         let (interrupt, drain) = (self.gateway.interrupt.clone(), self.gateway.drain.clone());
         let mut place = self.enter(ask)?;
-        let (mut link, mut moves) = (ask.next_link, 0);
+        let (mut link, mut moves) = ((self.terms.epoch, ask.next_link), 0);
         loop {
             let mut pod = tokio::select! {
                 reached = self.reach(&mut place, &mut link).instrument(hold_span()) => reached?,
@@ -170,13 +170,14 @@ impl Task {
                     return Err(refused(EndCode::Draining, Some(1000)));
                 }
             };
+            self.terms.epoch = link.0;
             let ended = tokio::select! {
                 ended = self.converse(&mut pod, ask, begun, heard, &place) => ended,
                 () = &mut abandoned => Err(Broke::Stopped("cancelled")),
                 () = interrupt.cancelled() => Err(Broke::Stopped("draining")),
             };
             // The number of a link that stood is used up.
-            link = link.saturating_add(1);
+            link.1 = link.1.saturating_add(1);
             match ended {
                 Err(Broke::Lost) => {
                     // There is nobody to close it with, and closing would wait for the silent.
@@ -223,14 +224,13 @@ impl Task {
     }
 
     /// Waits for the request's turn, and dials the pod that it gets until one takes the link.
-    async fn reach(&self, place: &mut Place, link: &mut u32) -> Result<PodSocket, Stopped> {
+    async fn reach(
+        &self,
+        place: &mut Place,
+        link: &mut (Epoch, u32),
+    ) -> Result<PodSocket, Stopped> {
         let gateway = &self.gateway;
         let tenant = self.ring.tenant();
-        let key = self
-            .ring
-            .fresh()
-            .tier_key(self.terms.epoch, Tier::Substrate);
-        let key = key.ok_or_else(|| refused(EndCode::Unavailable, None))?;
         loop {
             let address = match place.turn(|notice| self.tell(notice)).await {
                 Turn::Pod(address) => address,
@@ -239,6 +239,13 @@ impl Task {
                 }
                 Turn::Unavailable => return Err(refused(EndCode::Unavailable, None)),
             };
+            // The device may have come back in a new epoch while the request waited.
+            let epoch = self.answer.epoch();
+            if epoch > link.0 {
+                *link = (epoch, 0);
+            }
+            let key = self.ring.fresh().tier_key(link.0, Tier::Substrate);
+            let key = key.ok_or_else(|| refused(EndCode::Unavailable, None))?;
             match self.dial(&address, link, &key).await {
                 Ok(pod) => {
                     gateway.metrics.pod_link("open");
@@ -269,7 +276,7 @@ impl Task {
     async fn dial(
         &self,
         address: &PodAddress,
-        link: &mut u32,
+        (epoch, link): &mut (Epoch, u32),
         key: &TierKey,
     ) -> Result<PodSocket, DialError> {
         let limits = &self.gateway.limits;
@@ -280,7 +287,7 @@ impl Task {
             let name = LinkName {
                 tenant: self.ring.tenant(),
                 session: self.ring.session(),
-                epoch: self.terms.epoch,
+                epoch: *epoch,
                 link: *link,
             };
             match PodSocket::dial(address, &name, key, connect, send).await {

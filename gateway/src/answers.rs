@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use halo_receipts::ids::{RequestId, SessionId};
+use halo_receipts::ids::{Epoch, RequestId, SessionId};
 use tokio::sync::watch;
 
 /// What a connection takes from a log.
@@ -40,6 +40,17 @@ pub const KEPT: usize = 32 * 1024;
 pub const KEPT_AWAY: usize = 256 * 1024;
 /// What a token takes at most; there is room if one more fits.
 const TOKEN: usize = 256;
+
+/// Who asks to read an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadAs {
+    /// The connection's number.
+    pub connection: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The first step that it wants.
+    pub from_step: u32,
+}
 
 #[derive(Default)]
 struct Log {
@@ -102,6 +113,8 @@ impl Log {
 pub struct Answer {
     /// The request that it answers.
     pub request_id: RequestId,
+    /// The newest epoch in which a device asked for it. A pod takes a link in the session's last epoch only.
+    epoch: Mutex<Epoch>,
     log: Mutex<Log>,
     /// Rises with every entry of the log.
     version: watch::Sender<u64>,
@@ -115,9 +128,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Answer {
-    fn new(request_id: RequestId) -> Arc<Self> {
+    fn new(request_id: RequestId, epoch: Epoch) -> Arc<Self> {
         Arc::new(Self {
             request_id,
+            epoch: Mutex::new(epoch),
             log: Mutex::default(),
             version: watch::Sender::new(0),
             taken: watch::Sender::new(0),
@@ -177,6 +191,11 @@ impl Answer {
         });
     }
 
+    /// The newest epoch in which a device asked for it.
+    pub fn epoch(&self) -> Epoch {
+        *lock(&self.epoch)
+    }
+
     /// How many tokens came, kept or not.
     pub fn token_count(&self) -> usize {
         let log = lock(&self.log);
@@ -193,7 +212,16 @@ impl Answer {
         self.reader.subscribe()
     }
 
-    fn read(self: &Arc<Self>, connection: u64, from_step: u32) -> Reading {
+    fn read(self: &Arc<Self>, reader: ReadAs) -> Reading {
+        let ReadAs {
+            connection,
+            epoch,
+            from_step,
+        } = reader;
+        {
+            let mut newest = lock(&self.epoch);
+            *newest = epoch.max(*newest);
+        }
         self.reader.send_replace(Reader::Here(connection));
         let asked = from_step as usize;
         let next_step = {
@@ -312,16 +340,15 @@ impl Answers {
         &self,
         session: SessionId,
         request_id: RequestId,
-        connection: u64,
-        from_step: u32,
+        reader: ReadAs,
     ) -> Option<(Arc<Answer>, Reading)> {
         let mut running = lock(&self.running);
         if running.contains_key(&session) {
             return None;
         }
-        let answer = Answer::new(request_id);
+        let answer = Answer::new(request_id, reader.epoch);
         running.insert(session, Arc::clone(&answer));
-        let reading = answer.read(connection, from_step);
+        let reading = answer.read(reader);
         Some((answer, reading))
     }
 
@@ -335,12 +362,11 @@ impl Answers {
         &self,
         session: &SessionId,
         request_id: RequestId,
-        connection: u64,
-        from_step: u32,
+        reader: ReadAs,
     ) -> Option<Reading> {
         let running = lock(&self.running);
         let answer = running.get(session)?;
-        (answer.request_id == request_id).then(|| answer.read(connection, from_step))
+        (answer.request_id == request_id).then(|| answer.read(reader))
     }
 
     /// Forgets an answer; a later one of the same session stays.
@@ -376,6 +402,14 @@ mod tests {
         )
     }
 
+    fn by(connection: u64, from_step: u32) -> ReadAs {
+        ReadAs {
+            connection,
+            epoch: Epoch(u32::try_from(connection).unwrap()),
+            from_step,
+        }
+    }
+
     fn bytes(item: Item) -> Vec<u8> {
         match item {
             Item::Notice(bytes) | Item::Token(bytes) | Item::End(bytes) => bytes.to_vec(),
@@ -386,8 +420,8 @@ mod tests {
     async fn a_second_connection_reads_on_where_the_first_stopped() {
         let (session, request) = ids();
         let answers = Answers::default();
-        let (answer, mut first) = answers.begin(session, request, 1, 0).unwrap();
-        assert!(answers.begin(session, request, 2, 0).is_none());
+        let (answer, mut first) = answers.begin(session, request, by(1, 0)).unwrap();
+        assert!(answers.begin(session, request, by(2, 0)).is_none());
         answer.set_notice(b"waking");
         assert_eq!(bytes(first.next().await), b"waking");
         answer.set_notice(b"queued");
@@ -402,10 +436,11 @@ mod tests {
         answer.push_token(b"t2");
         assert!(
             answers
-                .attach(&session, RequestId::from_random([3; 16]), 2, 1)
+                .attach(&session, RequestId::from_random([3; 16]), by(2, 1))
                 .is_none()
         );
-        let mut second = answers.attach(&session, request, 2, 1).unwrap();
+        let mut second = answers.attach(&session, request, by(2, 1)).unwrap();
+        assert_eq!(answer.epoch(), Epoch(2));
         assert_eq!(bytes(second.next().await), b"t1");
         assert_eq!(bytes(second.next().await), b"t2");
         answer.finish(b"end");
@@ -420,8 +455,8 @@ mod tests {
     async fn a_connection_that_was_taken_over_does_not_end_the_answer() {
         let (session, request) = ids();
         let answers = Answers::default();
-        let (answer, first) = answers.begin(session, request, 1, 0).unwrap();
-        let second = answers.attach(&session, request, 2, 0).unwrap();
+        let (answer, first) = answers.begin(session, request, by(1, 0)).unwrap();
+        let second = answers.attach(&session, request, by(2, 0)).unwrap();
         first.cancel();
         assert_eq!(*answer.reader().borrow(), Reader::Here(2));
         second.cancel();
@@ -432,7 +467,7 @@ mod tests {
     async fn a_log_is_short_and_says_what_it_no_longer_has() {
         let (session, request) = ids();
         let answers = Answers::default();
-        let (answer, mut reading) = answers.begin(session, request, 1, 0).unwrap();
+        let (answer, mut reading) = answers.begin(session, request, by(1, 0)).unwrap();
         let mut pushed = 0;
         while answer.has_room() {
             answer.push_token(&[7; 200]);
@@ -458,11 +493,11 @@ mod tests {
         // What was read last is kept for a device that comes back; what is older is not.
         drop(reading);
         let from = u32::try_from(pushed + 10).unwrap();
-        let mut again = answers.attach(&session, request, 2, from).unwrap();
+        let mut again = answers.attach(&session, request, by(2, from)).unwrap();
         assert_eq!(again.take_missing(), None);
         assert_eq!(bytes(again.next().await), [8; 200]);
         drop(again);
-        let mut again = answers.attach(&session, request, 3, 2).unwrap();
+        let mut again = answers.attach(&session, request, by(3, 2)).unwrap();
         let missing = again.take_missing().unwrap();
         assert_eq!(missing.start, 2);
         assert!(missing.end > 10 && missing.end <= pushed + 10);
@@ -472,7 +507,10 @@ mod tests {
             answer.push_token(&[9; 200]);
         }
         assert!(answer.kept() > 4 * KEPT && answer.kept() <= KEPT_AWAY + KEPT);
-        answers.attach(&session, request, 4, 0).unwrap().cancel();
+        answers
+            .attach(&session, request, by(4, 0))
+            .unwrap()
+            .cancel();
         assert!(answer.has_room());
     }
 
@@ -480,7 +518,7 @@ mod tests {
     async fn a_waiting_reader_is_woken() {
         let (session, request) = ids();
         let answers = Answers::default();
-        let (answer, mut reading) = answers.begin(session, request, 1, 0).unwrap();
+        let (answer, mut reading) = answers.begin(session, request, by(1, 0)).unwrap();
         let waiting = tokio::spawn(async move { reading.next().await });
         tokio::task::yield_now().await;
         answer.push_token(b"t0");

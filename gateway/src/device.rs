@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer_ledger;
 use crate::answer_task::Task;
-use crate::answers::{Item, Reading};
+use crate::answers::{Item, ReadAs, Reading};
 use crate::gateway::Gateway;
 use crate::session::{Action, Ask, Count, Event, Refusal, Session, WriteError};
 use crate::websocket::DeviceSocket;
@@ -366,14 +366,22 @@ impl Connection {
         from_step: u32,
     ) -> Result<(), Refusal> {
         let session = self.session.ring().session();
-        let answers = &self.gateway.answers;
-        if let Some(reading) = answers.attach(&session, request_id, self.number, from_step) {
+        let reader = self.reader(from_step);
+        if let Some(reading) = self.gateway.answers.attach(&session, request_id, reader) {
             self.reading = Some(reading);
             return Ok(());
         }
         let task = self.begin(request_id, from_step)?;
         self.gateway.tasks.spawn(task.follow());
         Ok(())
+    }
+
+    fn reader(&self, from_step: u32) -> ReadAs {
+        ReadAs {
+            connection: self.number,
+            epoch: self.session.terms().epoch,
+            from_step,
+        }
     }
 
     /// Begins an answer that this connection reads; refused while another one of the session is under way.
@@ -383,8 +391,8 @@ impl Connection {
         from_step: u32,
     ) -> Result<Task, Refusal> {
         let session = self.session.ring().session();
-        let answers = &self.gateway.answers;
-        let begun = answers.begin(session, request_id, self.number, from_step);
+        let reader = self.reader(from_step);
+        let begun = self.gateway.answers.begin(session, request_id, reader);
         let (answer, reading) = begun.ok_or(Refusal {
             code: EndCode::Busy,
             retry_after_ms: Some(1_000),

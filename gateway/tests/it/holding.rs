@@ -7,6 +7,7 @@ use futures_util::SinkExt as _;
 use halo_gateway::config::Limits;
 use halo_gateway::directory::{Demand, Stage, Tenant};
 use halo_receipts::documents::{EndCode, EndStatus, Progress};
+use halo_receipts::evidence::{Claim, ClaimKind};
 use halo_receipts::frame::{FrameType, encode};
 use halo_receipts::ids::{Epoch, SessionId, Tier};
 use tokio_tungstenite::tungstenite::Message;
@@ -193,6 +194,31 @@ async fn who_goes_away_is_cancelled_at_once_wherever_the_request_is() {
     .await;
     demand_is(&directory, 0, 0).await;
     until("the end", || world.gateway.answers.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_while_it_waits_waits_on() {
+    let (world, directory) = shifting(policy(), patient()).await;
+    let device = asking(&world, &directory, 1).await.remove(0);
+    let Device { author, socket, .. } = device;
+    drop(socket);
+    let mut device = Device::again(&world, author).await;
+    device.send(&resume(request_id(1), None)).await;
+    assert_eq!(heard(&mut device).await, (Progress::Waking, 0));
+    let (_pod, address) = pod(&world, Manner::Whole, 100).await;
+    directory.pods(&[&address]);
+    let (tokens, end) = device.answer().await;
+    assert_eq!((text(&tokens), end.status), (WORDS.concat(), EndStatus::Ok));
+    device.seals(&tokens, &end).await;
+    // A pod takes links of the session's last epoch only.
+    let session = device.session();
+    let evidence = world.ledger.snapshot(&session).await.unwrap().unwrap();
+    let claims = evidence.claims.iter();
+    let claims = claims.map(|claim| claim.parse::<Claim>().unwrap());
+    let mut links = claims.filter(|claim| claim.kind == ClaimKind::SubstrateLink);
+    let link = links.next().unwrap();
+    assert_eq!((link.session_epoch, link.link), (device.author.epoch, 0));
+    assert!(links.next().is_none());
 }
 
 #[tokio::test]
