@@ -19,6 +19,7 @@ use crate::hold::hall::{Hall, HallLimits};
 use crate::limits::{Penalties, RequestRates};
 use crate::metrics::Metrics;
 use crate::opening::Nonces;
+use crate::seats::Seats;
 
 /// How many nonces of openings are remembered: more than a gateway can open within four minutes.
 const NONCES: usize = 1 << 20;
@@ -96,6 +97,8 @@ pub struct Gateway {
     pub interrupt: CancellationToken,
     /// Device connections and answers.
     pub tasks: TaskTracker,
+    /// Connected devices, by tenant.
+    pub seats: Arc<Seats>,
     rates: Mutex<RequestRates>,
     penalties: Mutex<Penalties>,
     nonces: Mutex<Nonces>,
@@ -140,6 +143,7 @@ impl Gateway {
             drain: CancellationToken::new(),
             interrupt: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            seats: Arc::default(),
             rates: Mutex::default(),
             penalties: Mutex::new(penalties),
             nonces: Mutex::new(Nonces::new(NONCES)),

@@ -28,6 +28,7 @@ use crate::device;
 use crate::gateway::{self, Gateway};
 use crate::keyring::Keyring;
 use crate::opening::{Attempt, check};
+use crate::seats::Seat;
 use crate::session::Session;
 use crate::websocket::{accept_headers, check_upgrade, device_socket};
 
@@ -68,6 +69,8 @@ enum Denied {
     Unknown(&'static str),
     /// The epoch has its connection already.
     Taken,
+    /// As many devices of the tenant are connected as may be.
+    Full,
     /// The ledger or the system does not serve now.
     Unavailable(String),
     /// The gateway shuts down.
@@ -97,6 +100,7 @@ impl Denied {
         match self {
             Denied::Unknown(reason) => reason,
             Denied::Taken => "taken",
+            Denied::Full => "devices",
             Denied::Unavailable(_) => "unavailable",
             Denied::Draining => "draining",
         }
@@ -114,7 +118,7 @@ impl Denied {
                 tracing::warn!(error, "a request could not be served");
                 later()
             }
-            Denied::Draining => later(),
+            Denied::Full | Denied::Draining => later(),
         }
     }
 }
@@ -374,8 +378,8 @@ async fn stream(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Re
         .map_or("", |path| path.as_str())
         .to_owned();
     let signature = signature(request.headers()).map(<[u8]>::to_vec);
-    let session = match admit_stream(&gateway, &path, signature.as_deref()).await {
-        Ok(session) => session,
+    let (session, seat) = match admit_stream(&gateway, &path, signature.as_deref()).await {
+        Ok(admitted) => admitted,
         Err(denied) => {
             gateway.metrics.upgrade_refused(denied.reason());
             return denied.answer(&gateway, peer);
@@ -394,7 +398,8 @@ async fn stream(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Re
                     let socket = device_socket(upgraded).await;
                     // A task of its own: this one's room is given back.
                     let tasks = gateway.tasks.clone();
-                    tasks.spawn(device::serve(gateway, socket, session, peer, place));
+                    let places = (place, seat);
+                    tasks.spawn(device::serve(gateway, socket, session, peer, places));
                 }
                 Err(error) => tracing::debug!(%peer, %error, "an upgrade broke off"),
             }
@@ -413,7 +418,7 @@ async fn admit_stream(
     gateway: &Gateway,
     path: &str,
     signature: Option<&[u8]>,
-) -> Result<Session, Denied> {
+) -> Result<(Session, Seat), Denied> {
     accepts(gateway)?;
     let (session, epoch) = parse_stream(path).ok_or(Denied::Unknown("path"))?;
     let header = signature.ok_or(Denied::Unknown("signature"))?;
@@ -434,6 +439,11 @@ async fn admit_stream(
     if epoch != state.last_epoch {
         return Err(Denied::Unknown("epoch"));
     }
+    // Before the claim: an epoch whose connection was claimed and turned away would be lost.
+    let seat = gateway
+        .seats
+        .take(&known.tenant_id, session, tenant.devices);
+    let seat = seat.ok_or(Denied::Full)?;
     let claim = claim(gateway, &mut ring, ClaimKind::Connection, epoch)?;
     match ledger(gateway, gateway.ledger.claim(&claim)).await {
         Ok(()) => {}
@@ -446,7 +456,8 @@ async fn admit_stream(
         max_tokens: gateway.limits.answer_tokens,
     };
     let refusals = gateway.limits.refused_messages;
-    Ok(Session::new(known.device_id, terms, ring, key, refusals))
+    let session = Session::new(known.device_id, terms, ring, key, refusals);
+    Ok((session, seat))
 }
 
 /// The one spelling of a stream's path and query.

@@ -3,7 +3,7 @@
 //!
 //! What decides is pure: [`session`], [`bundle`], [`opening`], [`upstream`], [`stored_answer`] and [`limits`] take the time
 //! and what they need as arguments. The edges are named for what they touch: [`http`], [`server`], [`websocket`],
-//! [`device`], [`substrate`].
+//! [`device`], [`substrate`]. In a cluster, [`cluster`] says who is served, under which keys and where pods are.
 
 mod answer_ledger;
 pub mod answer_task;
@@ -21,6 +21,7 @@ pub mod keyring;
 pub mod limits;
 pub mod metrics;
 pub mod opening;
+pub mod seats;
 pub mod server;
 pub mod session;
 pub mod stored_answer;

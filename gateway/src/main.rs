@@ -83,7 +83,12 @@ enum Command {
     Enroll {
         /// The tenant's published keys instead of a root secret: the Secret halo-keys-TENANT as JSON, or the keyring.json in it; `-`
         /// reads standard input.
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "demo_root", "root_generation"])]
+        #[arg(
+            long,
+            value_name = "FILE",
+            required_unless_present_any = ["root", "demo_root"],
+            conflicts_with_all = ["root", "demo_root", "root_generation"]
+        )]
         keyring: Option<PathBuf>,
         #[command(flatten)]
         root: GivenRoot,
@@ -328,19 +333,24 @@ async fn serve(config: Config, keys: Option<RootKeys>) -> anyhow::Result<ExitCod
         _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
     }
     let whole = server::drain(&gateway).await;
-    let settled = tokio::time::timeout(SETTLE, gateway.ledger.settle()).await;
-    if !matches!(settled, Ok(Ok(()))) {
-        tracing::error!(
-            "receipts are left in the spill: they go into the ledger when this program starts again with it"
-        );
-    }
-    if let Some(cluster) = &sources.cluster
-        && !cluster.leave(LEAVE).await
-    {
-        tracing::warn!(
-            "this gateway's demand could not be taken back; other gateways remove it later"
-        );
-    }
+    let leave = async {
+        if let Some(cluster) = &sources.cluster
+            && !cluster.leave(LEAVE).await
+        {
+            tracing::warn!(
+                "this gateway's demand could not be taken back; other gateways remove it later"
+            );
+        }
+    };
+    let settle = async {
+        let settled = tokio::time::timeout(SETTLE, gateway.ledger.settle()).await;
+        if !matches!(settled, Ok(Ok(()))) {
+            tracing::error!(
+                "receipts are left in the spill: they go into the ledger when this program starts again with it"
+            );
+        }
+    };
+    tokio::join!(leave, settle);
     stop.cancel();
     devices.await?;
     admin.await?;

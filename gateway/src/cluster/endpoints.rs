@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn the_port_is_found_by_its_name() {
         let one = endpoint("10.0.0.7", Some(true), None);
-        assert_eq!(addresses(&[with(&[one.clone()])]), ["10.0.0.7:8090"]);
+        assert_eq!(
+            addresses(&[with(std::slice::from_ref(&one))]),
+            ["10.0.0.7:8090"]
+        );
         for ports in [
             serde_json::json!(null),
             serde_json::json!([]),

@@ -36,7 +36,7 @@ use self::watches::Watch;
 use crate::directory::{Demand, Directory, Substrate, Tenant};
 use crate::metrics::Metrics;
 
-/// How often the age of what is known is put into its metric.
+/// How often the metrics of the view are set.
 const AGE_EVERY: Duration = Duration::from_secs(5);
 /// How many names the log line of the start holds.
 const NAMES_LOGGED: usize = 20;
@@ -174,10 +174,11 @@ impl KeyStore for Cluster {
     }
 }
 
-/// Keeps the metric of how old the view is.
+/// Keeps the metrics of the view.
 async fn age(hub: Arc<Hub>, metrics: Metrics) {
     loop {
         metrics.directory_age.set(hub.age().as_secs_f64());
+        metrics.directory_synced.set(hub.view().synced.into());
         tokio::time::sleep(AGE_EVERY).await;
     }
 }

@@ -146,6 +146,16 @@ impl Device {
         Self::connect(world, answer).await
     }
 
+    /// A new session without its stream.
+    pub async fn opens(world: &World) -> OpenAnswer {
+        opened(&open(world, SESSIONS_PATH, &open_request(), "").await)
+    }
+
+    /// A new epoch of a session without its stream.
+    pub async fn opens_again(world: &World, before: &Author) -> OpenAnswer {
+        opened(&open(world, &epochs_path(&before.session), &open_request(), "").await)
+    }
+
     /// A new epoch of a session and its stream; the chain so far comes from the old connection.
     pub async fn again(world: &World, before: Author) -> Self {
         let path = epochs_path(&before.session);

@@ -19,6 +19,7 @@ mod pod;
 mod program;
 mod resume;
 mod server;
+mod several;
 mod shifting;
 mod shutdown;
 mod upstreams;

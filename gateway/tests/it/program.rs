@@ -1,10 +1,15 @@
 //! The program: its subcommands, what it prints, and how it ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use halo_receipts::keyring::KeyRing;
 use halo_receipts::keys::{DeviceKey, RootKeys, RootSecret, TenantKeys as _};
+use halo_receipts::opening::{Nonce, OpenRequest, SESSIONS_PATH, signature};
+use halo_receipts::time::Timestamp;
 
 fn gateway() -> Command {
     Command::new(env!("CARGO_BIN_EXE_halo-gateway"))
@@ -114,6 +119,185 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A keyring of the tenant under the second root.
+fn keyring(with_enroll: bool) -> Vec<u8> {
+    let root = RootSecret::new(vec![7; 40]).unwrap();
+    let months = ["2026-11".parse().unwrap()];
+    let tenant = "acme".parse().unwrap();
+    let ring = KeyRing::derive(&tenant, &[(2, &root)], &months, with_enroll);
+    ring.unwrap().encode().to_vec()
+}
+
+#[test]
+fn enrolment_takes_the_secret_of_a_cluster_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let enroll = |tenant: &str, file: &Path| {
+        let mut command = gateway();
+        command
+            .args(["enroll", "--tenant", tenant, "--device", "phone-1"])
+            .arg("--keyring")
+            .arg(file);
+        command
+    };
+    let root = RootSecret::new(vec![7; 40]).unwrap();
+    let key = root.enroll_key(&"acme".parse().unwrap(), 2);
+    let key = key.device_key(&"phone-1".parse().unwrap(), 1).to_hex();
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "halo-keys-acme"},
+        "data": {"keyring.json": BASE64.encode(keyring(true))},
+    });
+    let secret = secret.to_string();
+    for file in [
+        write("keyring.json", &keyring(true)),
+        write("secret.json", secret.as_bytes()),
+    ] {
+        let output = run(&mut enroll("acme", &file));
+        assert!(output.status.success(), "{output:?}");
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(printed["device_key"], key.as_str());
+        assert_eq!(printed["device_generation"], 1);
+    }
+    // As kubectl writes it into a pipe.
+    let mut piped = enroll("acme", Path::new("-"));
+    let piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut piped = piped.spawn().unwrap();
+    let mut pipe = piped.stdin.take().unwrap();
+    pipe.write_all(secret.as_bytes()).unwrap();
+    drop(pipe);
+    let output = piped.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains(key.as_str()));
+
+    // Of another tenant, for pods, without keys, no keys at all, and not there.
+    let pods = write("pods.json", &keyring(false));
+    let empty = write("empty.json", b"{\"data\": {}}");
+    let root = write("root", &[7; 40]);
+    let (good, missing) = (
+        folder.path().join("keyring.json"),
+        folder.path().join("none"),
+    );
+    for (mut command, words) in [
+        (enroll("other", &good), "halo-keys-TENANT"),
+        (enroll("acme", &pods), "halo-keys-TENANT"),
+        (enroll("acme", &empty), "no keyring.json"),
+        (enroll("acme", &root), "holds no keys"),
+        (enroll("acme", &missing), "cannot be read"),
+    ] {
+        let output = run(&mut command);
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(words), "{log}");
+        assert!(output.stdout.is_empty());
+    }
+    let mut both = enroll("acme", &pods);
+    assert_eq!(run(both.arg("--root").arg(&root)).status.code(), Some(2));
+}
+
+#[test]
+fn keys_come_from_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_config(folder.path());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let cluster = folder.path().join("cluster.toml");
+    let tenants = text.find("[[tenants]]").unwrap();
+    std::fs::write(&cluster, format!("{}[cluster]\n", &text[..tenants])).unwrap();
+    // Offline: nothing is asked of a cluster.
+    let mut check = gateway();
+    let check = check.args(["check-config", "--config"]).arg(&cluster);
+    assert!(run(check).status.success());
+    let serve = |config: &Path| {
+        let mut command = gateway();
+        command
+            .args(["serve", "--config"])
+            .arg(config)
+            .env_remove("POD_NAMESPACE")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env("KUBECONFIG", folder.path().join("none"))
+            .env("HOME", folder.path());
+        command
+    };
+    let root = folder.path().join("root");
+    std::fs::write(&root, [7; 40]).unwrap();
+    let fails = |command: &mut Command, words: &str| {
+        let output = run(command);
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(words), "{log}");
+    };
+    fails(
+        serve(&cluster).arg("--root").arg(&root),
+        "give no root secret",
+    );
+    fails(&mut serve(&file), "--demo-root");
+    fails(&mut serve(&cluster), "POD_NAMESPACE");
+    let mut homeless = serve(&cluster);
+    fails(homeless.env("POD_NAMESPACE", "halo-system"), "kubeconfig");
+}
+
+#[test]
+fn the_clock_can_be_shifted() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path());
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (tls, tenants) = (
+        text.find("[tls]").unwrap(),
+        text.find("[[tenants]]").unwrap(),
+    );
+    let (head, tail) = (&text[..tls], &text[tenants..]);
+    std::fs::write(&config, format!("{head}insecure_plaintext = true\n{tail}")).unwrap();
+    let root = folder.path().join("root");
+    std::fs::write(&root, [7; 40]).unwrap();
+    let day = 24 * 3600;
+    let child = gateway()
+        .args(["serve", "--clock-offset-seconds", &format!("-{day}")])
+        .arg("--config")
+        .arg(&config)
+        .arg("--root")
+        .arg(&root)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    let mut events = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let listening = events.next().unwrap().unwrap();
+    let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();
+    let open = |timestamp: Timestamp| {
+        let request = OpenRequest {
+            tenant_id: "acme".parse().unwrap(),
+            device_id: "phone-1".parse().unwrap(),
+            device_generation: 1,
+            timestamp,
+            nonce: Nonce([9; 16]),
+        };
+        let body = serde_json::to_vec(&request).unwrap();
+        let keys = RootKeys::new(RootSecret::new(vec![7; 40]).unwrap(), 1, false);
+        let key = keys.device_key(&request.tenant_id, &request.device_id, 1);
+        let signed = signature(&key.unwrap(), "POST", SESSIONS_PATH, &body);
+        let head = format!(
+            "POST {SESSIONS_PATH} HTTP/1.1\r\nhost: g\r\nhalo-signature: {signed}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let address = listening["addr"].as_str().unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream
+            .write_all(&[head.as_bytes(), &body].concat())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let now = halo_gateway::gateway::now().unwrap();
+    let yesterday = Timestamp::from_micros(now.micros() - day * 1_000_000).unwrap();
+    assert_eq!(open(now), "401");
+    assert_eq!(open(yesterday), "201");
 }
 
 #[test]
