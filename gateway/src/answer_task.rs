@@ -253,6 +253,13 @@ impl Task {
                     return Ok(pod);
                 }
                 Err(DialError::Rejected(status)) if status.is_client_error() => {
+                    if let Some(newer) = self.newer_epoch(link.0).await {
+                        // The device is on its way back: its session's last epoch is the one that counts.
+                        gateway.metrics.pod_link("old_epoch");
+                        *link = (newer, 0);
+                        place.returns(Back::SessionBusy);
+                        continue;
+                    }
                     gateway.metrics.pod_link("rejected");
                     tracing::error!(%tenant, %address, %status, "the pod does not serve this tenant");
                     place.ends("unavailable");
@@ -270,6 +277,15 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// The session's last epoch, if it is after this one.
+    async fn newer_epoch(&self, epoch: Epoch) -> Option<Epoch> {
+        let session = self.ring.session();
+        let limit = Duration::from_millis(self.gateway.limits.ledger_ms);
+        let state = timeout(limit, self.gateway.ledger.session(&session)).await;
+        let last = state.ok()?.ok()??.last_epoch;
+        (last > epoch).then_some(last)
     }
 
     /// Opens a link with the first number that is free.

@@ -222,6 +222,25 @@ async fn a_device_that_comes_back_while_it_waits_waits_on() {
 }
 
 #[tokio::test]
+async fn a_wake_that_ends_while_its_device_comes_back_is_not_lost() {
+    let (world, directory) = shifting(policy(), patient()).await;
+    let device = asking(&world, &directory, 1).await.remove(0);
+    let Device { author, socket, .. } = device;
+    drop(socket);
+    let left = author.epoch;
+    let mut device = Device::again(&world, author).await;
+    // It has not asked for the rest yet, and the pod knows its new epoch.
+    let (pod, address) = pod(&world, Manner::Whole, 100).await;
+    pod.left.store(left.0, Ordering::SeqCst);
+    directory.pods(&[&address]);
+    until("the request", || pod.requests.load(Ordering::SeqCst) == 1).await;
+    device.send(&resume(request_id(1), None)).await;
+    let (tokens, end) = device.answer().await;
+    assert_eq!((text(&tokens), end.status), (WORDS.concat(), EndStatus::Ok));
+    device.seals(&tokens, &end).await;
+}
+
+#[tokio::test]
 async fn a_pod_without_room_is_asked_again_and_nobody_is_overtaken() {
     let tenant = Tenant {
         concurrent_escalations: 2,

@@ -56,6 +56,8 @@ pub struct Pod {
     pub asked: Arc<Mutex<Vec<RequestId>>>,
     /// Whether it says that it has no room.
     pub full: Arc<AtomicBool>,
+    /// An epoch that is not its session's last one any more.
+    pub left: Arc<AtomicU32>,
     killed: CancellationToken,
 }
 
@@ -77,6 +79,7 @@ struct Inside {
     tokens: Arc<Semaphore>,
     asked: Arc<Mutex<Vec<RequestId>>>,
     full: Arc<AtomicBool>,
+    left: Arc<AtomicU32>,
 }
 
 impl Pod {
@@ -98,6 +101,7 @@ impl Pod {
             tokens: Arc::new(Semaphore::new(permits)),
             asked: Arc::default(),
             full: Arc::default(),
+            left: Arc::default(),
         };
         let pod = Pod {
             upgrades: Arc::clone(&inside.upgrades),
@@ -106,6 +110,7 @@ impl Pod {
             tokens: Arc::clone(&inside.tokens),
             asked: Arc::clone(&inside.asked),
             full: Arc::clone(&inside.full),
+            left: Arc::clone(&inside.left),
             killed: CancellationToken::new(),
         };
         let killed = pod.killed.clone();
@@ -153,7 +158,9 @@ impl Inside {
         let look = |request: &Request, response: Response| {
             path = request.uri().path_and_query().unwrap().to_string();
             header = request.headers()[SIGNATURE_HEADER].as_bytes().to_vec();
-            if let Some(status) = refuse {
+            let (_, epoch, _) = parse(&path);
+            let left = epoch.0 == self.left.load(Ordering::SeqCst);
+            if let Some(status) = refuse.or(left.then_some(StatusCode::NOT_FOUND)) {
                 let mut denied = ErrorResponse::new(None);
                 *denied.status_mut() = status;
                 return Err(denied);
