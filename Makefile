@@ -16,7 +16,7 @@ demo: ## Run one whole conversation and a tamper test; ARGS='--help' lists what 
 	$(CARGO) build --release --locked --bins $(addprefix --package ,halo-e2e halo-gateway halo-substrate halo-emulators halo-audit)
 	$(TARGET)/release/halo-demo $(ARGS)
 
-CHECKS := check-format check-lints check-tests check-vectors check-aws-emulator check-dependencies
+CHECKS := check-format check-lints check-tests check-vectors check-aws-emulator check-charts check-rules check-images check-dependencies
 
 .PHONY: test
 test: ## Everything that must pass before a change lands, and how long each part took
@@ -48,6 +48,18 @@ check-aws-emulator: ## The AWS emulator against moto, through boto3: every diffe
 	$(CARGO) build --workspace --bins --locked
 	$(PYTHON) emulators/aws/differential/run.py --emulator $(TARGET)/debug/halo-aws-emulator
 
+.PHONY: check-charts
+check-charts: ## The rendered charts against the schemas of Kubernetes 1.33 to 1.37
+	$(PYTHON) charts/check.py
+
+.PHONY: check-rules
+check-rules: ## Alerts and recording rules: promtool reads them, and each fires and stays silent when it should
+	$(PYTHON) telemetry/promtool/check.py
+
+.PHONY: check-images
+check-images: ## The image builder and the Dockerfile say the same
+	$(PYTHON) -m unittest discover --start-directory images
+
 .PHONY: check-dependencies
 check-dependencies: ## Licences of all dependencies, one TLS stack, nothing banned
 	$(PYTHON) scripts/check_dependencies.py
@@ -55,12 +67,22 @@ check-dependencies: ## Licences of all dependencies, one TLS stack, nothing bann
 .PHONY: bench
 bench: ## Measure, with the limit of this machine beside each figure
 	$(CARGO) bench --locked --package halo-receipts --bench protocol --bench verdict
-	$(CARGO) bench --locked --package halo-ledger --bench ledger
+	$(CARGO) bench --locked --package halo-ledger --bench ledger --bench units
+	$(CARGO) bench --locked --package halo-gateway --bench gateway
 
 .PHONY: bench-operator
 bench-operator: ## Measure the operator against a real API server and the AWS emulator; ARGS='--help' lists what can be changed
 	$(CARGO) build --release --locked --package halo-operator --package halo-e2e-cluster --bins
 	$(TARGET)/release/halo-bench-operator $(ARGS)
+
+.PHONY: images
+images: ## Build the images as OCI tars, without a container engine; ARGS='--help' lists what can be changed
+	$(PYTHON) images/build.py --out $(TARGET)/images $(ARGS)
+
+.PHONY: e2e
+e2e: ## The whole system on a real cluster, as root; STEP=n runs one step, ARGS='--help' lists what can be changed
+	$(CARGO) build --workspace --bins --locked
+	$(TARGET)/debug/halo-e2e-run $(addprefix --step ,$(STEP)) $(ARGS)
 
 .PHONY: format
 format: ## Format the code
