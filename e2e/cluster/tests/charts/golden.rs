@@ -73,7 +73,7 @@ fn compare(name: &str, text: &str) {
         .position(|(was, is)| was != is);
     let line = differs.unwrap_or_else(|| committed.lines().count().min(text.lines().count()));
     assert!(
-        committed == text,
+        committed == *text,
         "charts/golden/{name}.yaml differs from line {} on: {WRITE}=1 cargo test -p halo-e2e-cluster --test charts golden, and look at the difference",
         line + 1
     );
