@@ -36,7 +36,7 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     let plan = Plan {
         questions: 0,
         pause: Duration::ZERO,
-        tokens: 16,
+        tokens: 48,
         hold_open: true,
     };
     let mut fleet = Fleet::start(world, "fault", &devices, &plan)?;
@@ -132,10 +132,10 @@ async fn ledger_away(
 ) -> Result<()> {
     let ledger = world.dynamodb.take().context("DynamoDB runs")?;
     tokio::task::spawn_blocking(move || ledger.stop()).await??;
+    let asked = fleet.questions.len() + all;
     fleet.ask().await?;
     fleet.listen(AWAY).await?;
     world.dynamodb = Some(start_dynamodb(world.folder.join("dynamodb")).await?);
-    let asked = fleet.questions.len().next_multiple_of(all).max(2 * all);
     fleet
         .until(ROUND, "outcomes after DynamoDB came back", |fleet| {
             fleet.questions.len() >= asked
@@ -175,6 +175,7 @@ async fn secrets_away(world: &World, fleet: &mut Fleet, all: usize, step: &mut S
 }
 
 async fn pods_die(fleet: &mut Fleet, all: usize, step: &mut Step) -> Result<()> {
+    let asked = fleet.questions.len() + all;
     fleet.ask().await?;
     let victims = eventually(SOON, "a substrate runs", || async {
         let found = processes::find("halo-substrate", "")?;
@@ -185,7 +186,6 @@ async fn pods_die(fleet: &mut Fleet, all: usize, step: &mut Step) -> Result<()> 
     for victim in &victims {
         processes::kill(*victim).await?;
     }
-    let asked = fleet.questions.len().next_multiple_of(all).max(all);
     fleet
         .until(ROUND, "outcomes after pods died", |fleet| {
             fleet.questions.len() >= asked
@@ -215,8 +215,8 @@ async fn operators_die(
     step: &mut Step,
 ) -> Result<()> {
     world.all_asleep(ASLEEP).await?;
-    fleet.ask().await?;
     let asked = fleet.questions.len() + all;
+    fleet.ask().await?;
     for pause in [400, 900, 1700] {
         fleet.listen(Duration::from_millis(pause)).await?;
         for operator in processes::find("halo-operator", "run")? {

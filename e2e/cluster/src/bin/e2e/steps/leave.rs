@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
@@ -49,6 +49,21 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
         .iter()
         .map(|tenant| tenant.namespace.as_str())
         .collect();
+    // The example brings its namespace, which the operator adopted: it is given back without keys and pods, and is its owner's to delete.
+    for namespace in &namespaces {
+        let secrets: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
+        let secrets = secrets.list(&ListParams::default()).await?.items;
+        let pods = world.pods(namespace).await?;
+        ensure!(
+            secrets.is_empty() && pods.is_empty(),
+            "{namespace} still has {} secrets and {} pods",
+            secrets.len(),
+            pods.len()
+        );
+    }
+    let mut arguments = vec!["delete", "namespace", "--wait=true", "--timeout=120s"];
+    arguments.extend(&namespaces);
+    install::kubectl(&world.cluster, &arguments).await?;
     eventually(LIMIT, "no trace of tenants", || async {
         let left = names::<Namespace>(world, |name| namespaces.contains(&name)).await?;
         ensure!(left.is_empty(), "namespaces {left:?}");
@@ -59,7 +74,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
         Ok(())
     })
     .await?;
-    step.held("no namespace, no volume, no node of theirs");
+    step.held("their namespaces came back without keys and pods, and go; no volume, no node");
     // Receipts outlive their tenant.
     world.passes(&asked.session, world.roots.len()).await?;
     step.held("their receipts stay and verify");
