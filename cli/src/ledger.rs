@@ -34,16 +34,15 @@ pub fn exit_code(error: &LedgerError) -> u8 {
 /// # Errors
 /// What the stream says.
 pub fn tell(out: &mut impl Write, url: &LedgerUrl, report: &TableReport) -> io::Result<u8> {
-    if report.created {
-        writeln!(
+    match (report.created, report.differences.is_empty()) {
+        (true, true) => writeln!(
             out,
             "{url} is made: paid by request, point-in-time recovery and deletion protection on, no time to live"
-        )?;
-    } else if report.differences.is_empty() {
-        writeln!(out, "{url} is there already, as it should be")?;
-    } else {
-        writeln!(out, "{url} is there already, and not as it should be:")?;
-    }
+        ),
+        (true, false) => writeln!(out, "{url} is made, and not all of it is as it should be:"),
+        (false, true) => writeln!(out, "{url} is there already, as it should be"),
+        (false, false) => writeln!(out, "{url} is there already, and not as it should be:"),
+    }?;
     for difference in &report.differences {
         writeln!(out, "  - {difference}")?;
     }
@@ -72,7 +71,7 @@ mod tests {
             (
                 report(true, &["no recovery here"]),
                 1,
-                "  - no recovery here\n",
+                "not all of it is as it should be:\n  - no recovery here\n",
             ),
         ] {
             let mut out = Vec::new();

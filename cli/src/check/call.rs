@@ -112,7 +112,7 @@ pub fn judge(ask: Ask, on: &str, who: Option<&str>, answer: &Answer) -> Check {
             ),
         (Ask::GetItem | Ask::Query | Ask::PutItem, "ResourceNotFoundException") => {
             Check::fail(says, format!("there is no table {on} in this region and account"))
-                .hint("halo ledger create --ledger dynamodb:TABLE@REGION", TABLE)
+                .hint(format!("halo ledger create --ledger dynamodb:{on}@REGION"), TABLE)
         }
         _ if is_credentials(code) => Check::fail(says, detail).hint(
             "the credentials themselves are refused: expired, of another partition, or the clock of this node is wrong",

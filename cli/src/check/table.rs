@@ -125,7 +125,8 @@ pub fn judge(name: &str, facts: &Facts, hold: bool) -> Vec<Check> {
         Ok(status) => Check::fail(exists, status.clone()).hint("wait until it is ACTIVE", TABLE),
         Err(Setting::Missing) => {
             let check = Check::fail(exists, "there is no such table in this region and account");
-            return vec![check.hint("halo ledger create --ledger dynamodb:TABLE@REGION", TABLE)];
+            let hint = format!("halo ledger create --ledger dynamodb:{name}@REGION");
+            return vec![check.hint(hint, TABLE)];
         }
         Err(why) => not_told(exists, why, "dynamodb:DescribeTable", hold),
     };
