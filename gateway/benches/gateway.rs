@@ -387,7 +387,8 @@ async fn idle(world: Arc<World>) -> TlsStream<TcpStream> {
     let key = TierKey::from_hex(&answer.tier_keys.orchestrator).unwrap();
     let signature = signature(&key, "GET", &answer.stream, b"");
     let request = format!(
-        "GET {} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{SIGNATURE_HEADER}: {signature}\r\n\r\n",
+        "GET {} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{SIGNATURE_HEADER}: {signature}\r\n\r\n",
         answer.stream
     );
     let mut stream = device::tls(&world).await;
@@ -409,7 +410,8 @@ async fn memory() {
     std::fs::write(at("key.pem"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(at("root"), [7; 32]).unwrap();
     let config = format!(
-        "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nledger = \"sqlite:{0}/ledger.db\"\n[tls]\ncertificate = \"{0}/cert.pem\"\nkey = \"{0}/key.pem\"\n\
+        "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nledger = \"sqlite:{0}/ledger.db\"\n\
+         [tls]\ncertificate = \"{0}/cert.pem\"\nkey = \"{0}/key.pem\"\n\
          [limits]\nfirst_frame_ms = 3600000\nping_ms = 3600000\npenalty_failures = 0\n[[tenants]]\nid = \"acme\"\n",
         folder.path().display()
     );

@@ -187,7 +187,11 @@ impl Task {
                         return Err(Stopped::Broken("lost"));
                     }
                     moves += 1;
-                    tracing::info!(session = %self.ring.session(), request = %ask.request_id, "a pod was lost before it answered: the request goes on");
+                    tracing::info!(
+                        session = %self.ring.session(),
+                        request = %ask.request_id,
+                        "a pod was lost before it answered: the request goes on"
+                    );
                     self.gateway.metrics.moved("lost");
                     place.returns(Back::Lost);
                 }

@@ -46,7 +46,13 @@ pub fn serve<P: Send + 'static>(
 ) -> impl Future<Output = ()> + Send + 'static {
     let id = session.ring().session();
     let (number, superseded) = gateway.connect(id);
-    tracing::info!(session = %id, tenant = %session.ring().tenant(), epoch = %session.terms().epoch, device = %session.device(), "a device connected");
+    tracing::info!(
+        session = %id,
+        tenant = %session.ring().tenant(),
+        epoch = %session.terms().epoch,
+        device = %session.device(),
+        "a device connected"
+    );
     // Made here, so that the future holds it once: there is one for each device, and most are idle.
     let mut connection = Connection {
         gateway,
