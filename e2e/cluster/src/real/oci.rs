@@ -106,9 +106,8 @@ mod tests {
         super::write(&path, "halo.test/x:1", b"a program").unwrap();
         let tar = |arguments: &[&str]| {
             let output = Command::new("tar")
-                .arg("-C")
-                .arg(folder.path())
                 .args(arguments)
+                .current_dir(folder.path())
                 .output()
                 .unwrap();
             assert!(output.status.success(), "{output:?}");
