@@ -88,7 +88,10 @@ impl RealCluster {
         network::set_up(CLUSTER_ADDRESS).map_err(Error::io("set up the network"))?;
         cgroups::make(nest.run()).map_err(Error::io(format!("make {}", nest.run())))?;
         copy(&options.images, &nest.folder().join(IMAGES))?;
-        copy(&options.instance_images, &nest.folder().join(INSTANCE_IMAGES))?;
+        copy(
+            &options.instance_images,
+            &nest.folder().join(INSTANCE_IMAGES),
+        )?;
         let plane = ControlPlane::start(Options {
             address: Some(CLUSTER_ADDRESS),
             folder: Some(nest.folder().to_owned()),
@@ -172,8 +175,7 @@ fn copy(files: &[PathBuf], folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(Error::io(format!("create {}", folder.display())))?;
     for file in files {
         let name = file.file_name().unwrap_or_default();
-        fs::copy(file, folder.join(name))
-            .map_err(Error::io(format!("copy {}", file.display())))?;
+        fs::copy(file, folder.join(name)).map_err(Error::io(format!("copy {}", file.display())))?;
     }
     Ok(())
 }
