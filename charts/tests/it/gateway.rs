@@ -93,7 +93,7 @@ fn limits_that_the_gateway_needs_are_those_that_the_chart_asks_for() {
         .map(String::as_str)
         .filter(|name| {
             let text = format!(
-                "listen = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\nledger = \"dynamodb:t@us-east-2\"\n\
+                "listen = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\nledger = \"dynamodb:receipts@us-east-2\"\n\
                  insecure_plaintext = true\n[cluster]\n[limits]\n{name} = 0\n"
             );
             std::fs::write(&file, text).unwrap();
