@@ -33,7 +33,7 @@ fn units(maker: &Maker) -> f64 {
             .iter()
             .any(|label| label.value() == "put")
     });
-    puts.map(|metric| metric.get_counter().value()).sum()
+    puts.map(|metric| metric.get_counter().get_value()).sum()
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

@@ -5,10 +5,13 @@
 //!
 //! | `sk` | attributes |
 //! | --- | --- |
-//! | `H` | the header: `body`, `mac`; the claim of the first epoch: `claim_body`, `claim_mac`; for searching: `org_id` (the tenant), `device_id`, `opened` (time, `#`, session), `epoch`, `listing` |
+//! | `H` | the header: `body`, `mac`; the claim of the first epoch: `claim_body`, `claim_mac`; copies, see below |
 //! | `E#<place>` | the claim of a later epoch: `body`, `mac`, `epoch` |
 //! | `C#<epoch>#connection#<link>`, `C#<epoch>#substrate_link#<link>` | the other claims: `body`, `mac`, `epoch` |
-//! | `B#<d or s>#<first number>` | a block: `content` as [`crate::block`] says, `ids` (16 bytes each), `receipt_count`, `org_id`; `receipts`: the eleven fields of the receipts of tiers 0 and 1 and of every answer |
+//! | `B#<d or s>#<first number>` | a block: `content` as [`crate::block`] says, `ids` (16 bytes each); copies, see below |
+//!
+//! Copies for searching: in a header `org_id` (the tenant), `device_id`, `opened` (time, `#`, session), `epoch` and `listing`; beside
+//! a block `org_id`, `receipt_count`, and in `receipts` the eleven fields of the receipts of tiers 0 and 1 and of every answer.
 //!
 //! Numbers in keys have ten decimal digits. Two indexes hold the headers: `sessions_by_tenant` (`org_id`, `opened`) and
 //! `sessions_by_time` (`listing`, which is `sessions` in every header, and `opened`): a tenant's sessions, or all of them, are one

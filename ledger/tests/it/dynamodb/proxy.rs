@@ -147,7 +147,8 @@ async fn serve(
                 "{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{error}\",\"message\":\"by the test\"}}"
             );
             let answer = format!(
-                "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
                 body.len()
             );
             client.write_all(answer.as_bytes()).await
