@@ -15,5 +15,6 @@ mod links;
 mod program;
 mod random;
 mod server;
+mod traces;
 mod verify;
 mod workers;
