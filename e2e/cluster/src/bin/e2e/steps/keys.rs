@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::json;
 
+use crate::device::CLOCK_OFFSET;
 use crate::fleet::{Fleet, Plan};
 use crate::install::{self, NAMESPACE};
 use crate::report::Step;
@@ -164,15 +165,14 @@ fn offset_to_month_end(now: Timestamp, before: i64) -> Result<i64> {
 impl World {
     /// Shifts the clocks of all programs of HALO: operator, gateways, substrates, devices.
     async fn shift_clocks(&mut self, seconds: i64) -> Result<()> {
-        const NAME: &str = "HALO_CLOCK_OFFSET_SECONDS";
-        let variable = json!({"name": NAME, "value": seconds.to_string()});
+        let variable = json!({"name": CLOCK_OFFSET, "value": seconds.to_string()});
         for component in ["operator", "gateway"] {
             let list = self.values[component]["extraEnv"].as_array_mut();
             list.context("extraEnv")?.push(variable.clone());
         }
-        self.values["operator"]["substrate"]["env"][NAME] = json!(seconds.to_string());
+        self.values["operator"]["substrate"]["env"][CLOCK_OFFSET] = json!(seconds.to_string());
         let environment = &mut self.programs.environment;
-        environment.insert(NAME.to_owned(), seconds.to_string());
+        environment.insert(CLOCK_OFFSET.to_owned(), seconds.to_string());
         self.upgrade().await
     }
 
