@@ -273,12 +273,8 @@ impl Client {
         let mut items: Vec<Item> = Vec::new();
         let mut start = None;
         loop {
-            let left = match query.limit {
-                Some(limit) => {
-                    Some(limit.saturating_sub(i32::try_from(items.len()).unwrap_or(i32::MAX)))
-                }
-                None => None,
-            };
+            let read = i32::try_from(items.len()).unwrap_or(i32::MAX);
+            let left = query.limit.map(|limit| limit.saturating_sub(read));
             if left.is_some_and(|left| left <= 0) {
                 return Ok(items);
             }
@@ -389,10 +385,7 @@ impl<E> IntoServiceError<E> for SdkError<E> {
 }
 
 /// The SDK's words, as far as a person reads them.
-pub fn words<E: Error>(error: &SdkError<E>) -> String
-where
-    E: 'static,
-{
+pub fn words<E: Error + 'static>(error: &SdkError<E>) -> String {
     let words = DisplayErrorContext(error).to_string();
     // What follows is the form of the SDK's types.
     let words = words.split(" (").next().unwrap_or_default();

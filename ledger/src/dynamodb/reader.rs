@@ -148,8 +148,10 @@ pub async fn snapshot(
 ) -> Result<Option<Evidence>, LedgerError> {
     let (client, patience) = (&shared.client, shared.patience);
     let pk = keys::session(session);
-    let mut reading = Reading::default();
-    reading.records = client.records(session, keys::RECORDS.0, patience).await?;
+    let mut reading = Reading {
+        records: client.records(session, keys::RECORDS.0, patience).await?,
+        ..Reading::default()
+    };
     let (from, to) = keys::BLOCKS;
     for item in client
         .query(Query::between(&pk, from, to), patience)
