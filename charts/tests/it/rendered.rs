@@ -67,9 +67,3 @@ pub fn arguments(container: &Value) -> Vec<String> {
         .map(|one| one.as_str().unwrap().to_owned())
         .collect()
 }
-
-/// An environment variable of a container, where it is a plain text.
-pub fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
-    let variables = container["env"].as_array()?.iter();
-    variables.rev().find(|one| one["name"] == name)?["value"].as_str()
-}
