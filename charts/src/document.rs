@@ -36,7 +36,8 @@ struct About {
 pub fn values_yaml() -> Result<String, Error> {
     let schema = schema();
     let mut text = String::from(
-        "# The values of the chart halo and their defaults. Generated from the types of charts/src/values; README.md has them as a table.\n",
+        "# The values of the chart halo and their defaults. Generated from the types of charts/src/values; README.md has them as a \
+         table.\n",
     );
     for entry in entries()? {
         let Some(about) = about(&schema, &entry.path)? else {

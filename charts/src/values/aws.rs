@@ -59,7 +59,8 @@ pub struct Endpoints {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Ledger {
-    /// The table's name. `halo ledger create` makes it. A HaloTenant names the table of its substrates (`spec.ledger`); it must be this one.
+    /// The table's name. `halo ledger create` makes it. A HaloTenant names the table of its substrates (`spec.ledger`); it must be this
+    /// one.
     pub table: String,
     /// The table's region. Empty: `aws.region`.
     pub region: String,

@@ -184,7 +184,8 @@ impl Default for Tests {
 pub struct CaKey {
     /// The Secret. Empty: the gateway's own.
     pub secret_name: String,
-    /// The key in it: `ca.crt` as cert-manager writes it, `tls.crt` if the certificate signs itself. Empty: the roots that everybody trusts.
+    /// The key in it: `ca.crt` as cert-manager writes it, `tls.crt` if the certificate signs itself. Empty: the roots that everybody
+    /// trusts.
     pub key: String,
 }
 

@@ -74,7 +74,8 @@ fn compare(name: &str, text: &str) {
     let line = differs.unwrap_or_else(|| committed.lines().count().min(text.lines().count()));
     assert!(
         committed == *text,
-        "charts/golden/{name}.yaml differs from line {} on: {WRITE}=1 cargo test -p halo-e2e-cluster --test charts golden, and look at the difference",
+        "charts/golden/{name}.yaml differs from line {} on: {WRITE}=1 cargo test -p halo-e2e-cluster --test charts golden, \
+         and look at the difference",
         line + 1
     );
 }

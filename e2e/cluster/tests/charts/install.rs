@@ -225,7 +225,8 @@ async fn install_upgrade_and_uninstall() {
     let definitions = cluster.kubectl(&["get", "crds", "-o", "name"], "").await;
     assert_eq!(definitions.lines().count(), 2, "{definitions}");
     eventually(DEADLINE, async || {
-        let kinds = "pods,deployments,replicasets,services,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,clusterroles,clusterrolebindings";
+        let kinds = "pods,deployments,replicasets,services,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,\
+            poddisruptionbudgets,clusterroles,clusterrolebindings";
         let left = cluster.kubectl(&["get", kinds, "-A", "-o", "name", "-l", "app.kubernetes.io/part-of=halo"], "").await;
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     })
