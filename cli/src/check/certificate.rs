@@ -161,7 +161,7 @@ mod tests {
             (
                 pem(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
                 Status::Fail,
-                "CA",
+                "CaUsedAsEndEntity",
             ),
             (
                 pem(|p| p.subject_alt_names.clear()),

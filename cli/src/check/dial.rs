@@ -191,7 +191,8 @@ fn tls_failure(error: &io::Error) -> Tls {
             CertificateError::NotValidForNameContext { presented, .. } => {
                 Tls::WrongName(presented.iter().map(|name| bare(name)).collect())
             }
-            CertificateError::UnknownIssuer => Tls::UnknownIssuer,
+            // An authority of a trusted name and another key is another one.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Tls::UnknownIssuer,
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
