@@ -200,7 +200,7 @@ dynamodb:{{ .Values.aws.ledger.table }}@{{ default .Values.aws.region .Values.aw
 {{- define "halo.gateway.grace" -}}
 {{- $limits := .Values.gateway.config.limits }}
 {{- $milliseconds := add (int64 $limits.drain_ms) (int64 $limits.pod_close_ms) }}
-{{- add (int64 .Values.gateway.preStopSeconds) (div (add $milliseconds 999) 1000) 10 }}
+{{- add (int64 .Values.gateway.preStopSeconds) (div (add $milliseconds 999) 1000) 15 }}
 {{- end }}
 
 {{/* Environment variables that both components have. */}}
