@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Args;
 use crate::settings::{ClusterJoin, LeaseSettings, Pace, PodDefaults, Settings};
+use clap::Args;
 use halo_cloud::aws::AwsSettings;
 use halo_crds::Period;
 use jiff::SignedDuration;
