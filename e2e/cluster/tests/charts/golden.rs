@@ -206,8 +206,8 @@ fn a_pod_may_take_as_long_to_end_as_its_drain_can_take() {
             .unwrap();
         line.split_once(": ").unwrap().1.parse::<u32>().unwrap()
     };
-    // 5 s to be unlisted, 30 s to drain, 2 s to close, 10 s to let go.
-    assert_eq!(grace(&[]), 47);
+    // 5 s to be unlisted, 30 s to drain, 2 s to close, 15 s to let go and to bring the spill to the ledger.
+    assert_eq!(grace(&[]), 52);
     assert_eq!(
         grace(&[
             "--set",
@@ -215,7 +215,7 @@ fn a_pod_may_take_as_long_to_end_as_its_drain_can_take() {
             "--set",
             "gateway.preStopSeconds=20"
         ]),
-        153
+        158
     );
     assert_eq!(
         grace(&["--set", "gateway.terminationGracePeriodSeconds=300"]),

@@ -143,7 +143,7 @@ const CONTRADICTIONS: [(&[&str], &str); 37] = [
     ),
     (
         &["gateway.terminationGracePeriodSeconds=30"],
-        "need 47: answers would be cut off",
+        "need 52: answers would be cut off",
     ),
     (
         &[
