@@ -9,6 +9,7 @@ mod answer_ledger;
 pub mod answer_task;
 pub mod answers;
 pub mod bundle;
+pub mod certificate;
 pub mod cluster;
 pub mod config;
 pub mod credential;

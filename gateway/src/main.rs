@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use halo_gateway::certificate::Certificate;
 use halo_gateway::cluster::{self, Cluster};
 use halo_gateway::config::Config;
 use halo_gateway::credential::Credential;
@@ -291,13 +292,14 @@ async fn serve(config: Config, keys: Option<RootKeys>) -> anyhow::Result<ExitCod
     };
     let ledger = halo_ledger::open(&url, options).await;
     let ledger = ledger.with_context(|| format!("opening the ledger {url}"))?;
-    let tls = match &config.tls {
-        Some(files) => Some(server::tls_from_files(&files.certificate, &files.key)?),
+    let certificate = match &config.tls {
+        Some(files) => Some(Certificate::open(&files.certificate, &files.key)?),
         None => {
             tracing::warn!("devices are served without TLS: something in front must terminate it");
             None
         }
     };
+    let tls = certificate.clone().map(server::tls).transpose()?;
     let name = config.gateway_name(std::env::var("POD_NAME").ok().as_deref());
     let sources = Sources::open(&config, &name, keys, &metrics).await?;
     let gateway = Gateway::new(Parts {
@@ -308,6 +310,9 @@ async fn serve(config: Config, keys: Option<RootKeys>) -> anyhow::Result<ExitCod
         limits: config.limits.clone(),
         metrics,
     })?;
+    if let Some(certificate) = certificate {
+        tokio::spawn(server::renew(certificate, gateway.drain.clone()));
+    }
     let devices = server::listen(config.listen).await?;
     let admin = server::listen(config.admin_listen).await?;
     let (address, admin_address) = (devices.local_addr()?, admin.local_addr()?);

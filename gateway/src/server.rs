@@ -2,7 +2,6 @@
 //! shutdown of both.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate::{Certificate, Change};
 use crate::gateway::{Gateway, GatewayError};
 use crate::http::{Peer, Place, router};
 
@@ -33,22 +31,20 @@ const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
 /// When accepting fails, for example because no file descriptor is left, trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the certificate's files are looked at.
+const CERTIFICATE_CHECKED: Duration = Duration::from_secs(15);
 /// How long interrupted work may take to close its answers, beyond what a pod may take.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 
-/// A certificate chain and its key, ready to serve TLS 1.2 and 1.3.
-pub fn tls(
-    certificates: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<TlsAcceptor, GatewayError> {
+/// Ready to serve TLS 1.2 and 1.3 with a certificate.
+pub fn tls(certificate: Arc<Certificate>) -> Result<TlsAcceptor, GatewayError> {
     let wrong = |error: rustls::Error| GatewayError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(wrong)?
         .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(wrong)?;
+        .with_cert_resolver(certificate);
     // HTTP/2 is not offered: sockets are upgraded from HTTP/1.1, and its attacks stay outside.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A device that comes back resumes its TLS session, which costs a tenth of a full handshake.
@@ -56,16 +52,31 @@ pub fn tls(
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// The same from PEM files.
-pub fn tls_from_files(certificate: &Path, key: &Path) -> Result<TlsAcceptor, GatewayError> {
-    let wrong = |path: &Path, error: rustls::pki_types::pem::Error| {
-        GatewayError::Tls(format!("{}: {error}", path.display()))
-    };
-    let certificates = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(certificate, error))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
-    tls(certificates, key)
+/// Looks at the certificate's files again and again, until the gateway shuts down.
+pub async fn renew(certificate: Arc<Certificate>, drain: CancellationToken) {
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            () = sleep(CERTIFICATE_CHECKED) => {}
+            () = drain.cancelled() => return,
+        }
+        let looked = Arc::clone(&certificate);
+        match tokio::task::spawn_blocking(move || looked.refresh()).await {
+            Ok(Ok(Change::Same)) => {}
+            Ok(Ok(Change::Changed)) => {
+                said.clear();
+                tracing::info!("a renewed certificate is served");
+            }
+            Ok(Err(error)) => {
+                let error = error.to_string();
+                if said != error {
+                    tracing::error!(%error, "the certificate of before is served");
+                    said = error;
+                }
+            }
+            Err(error) => tracing::error!(%error, "the certificate could not be looked at"),
+        }
+    }
 }
 
 /// Takes a port.

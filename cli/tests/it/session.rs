@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use halo_cli::session::{self, Options, SessionError};
+use halo_gateway::certificate::Certificate;
 use halo_gateway::config::Limits;
 use halo_gateway::directory::{StaticDirectory, Tenant};
 use halo_gateway::gateway::{Gateway, Parts};
@@ -72,7 +73,8 @@ impl World {
             metrics: Metrics::new(&Maker::new()).unwrap(),
         });
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let tls = server::tls(vec![made.cert.der().clone()], key).unwrap();
+        let tls =
+            server::tls(Certificate::fixed(vec![made.cert.der().clone()], key).unwrap()).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!(
             "https://localhost:{}",

@@ -31,6 +31,17 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     capture: Option<CaptureArguments>,
+    // Not among the captures' flags: given by the environment it would ask for those beside a subcommand.
+    /// For tests: shift this program's clock by so many seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "HALO_CLOCK_OFFSET_SECONDS",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        global = true
+    )]
+    clock_offset_seconds: i64,
     /// How logs on standard error look.
     #[arg(long, value_enum, default_value_t, global = true)]
     log_format: LogFormat,
@@ -84,15 +95,6 @@ struct CaptureArguments {
     /// Give up when the phone cannot be reached for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     give_up_s: u64,
-    /// For tests: shift this program's clock by so many seconds.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        env = "HALO_CLOCK_OFFSET_SECONDS",
-        default_value_t = 0,
-        allow_negative_numbers = true
-    )]
-    clock_offset_seconds: i64,
     /// Print one JSON event a line instead of what a wearer sees; `at_ms` is when, in milliseconds since 1970.
     #[arg(long)]
     json: bool,
@@ -131,7 +133,7 @@ fn start(matches: &ArgMatches) -> anyhow::Result<()> {
                 audio_out: capture.audio_out,
                 state: capture.state,
                 give_up: Duration::from_secs(capture.give_up_s),
-                clock_offset: capture.clock_offset_seconds,
+                clock_offset: arguments.clock_offset_seconds,
                 json: capture.json,
                 out: Box::new(std::io::stdout()),
             };

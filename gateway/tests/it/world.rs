@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halo_gateway::certificate::Certificate;
 use halo_gateway::config::Limits;
 use halo_gateway::directory::{Directory, PodAddress, StaticDirectory, Tenant};
 use halo_gateway::gateway::{Gateway, Parts};
@@ -94,7 +95,7 @@ impl World {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let tls = server::tls(vec![certificate.clone()], key).unwrap();
+        let tls = server::tls(Certificate::fixed(vec![certificate.clone()], key).unwrap()).unwrap();
         let devices = listener().await;
         let admin = listener().await;
         let (address, admin_address) = (devices.local_addr().unwrap(), admin.local_addr().unwrap());

@@ -234,7 +234,12 @@ impl Device {
             let since =
                 |begun: Instant| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Some((question, begun)) = &mut self.question {
+                let answered = question.first_token_ms.is_some();
                 question.hear(report, since(*begun));
+                let first = !answered && question.first_token_ms.is_some();
+                if let (true, Some(request_id)) = (first, question.request_id) {
+                    self.tell(json!({"event": "first_token", "request_id": request_id}));
+                }
             }
             match report {
                 Report::SessionOpened {

@@ -1,5 +1,6 @@
 //! Many devices at once: `halo-tier1 load`, and what its devices were told.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Fleet {
     pub open: usize,
     /// Chains that broke.
     pub broken: usize,
+    /// Tenants of which a device has heard the first token of an answer since this was emptied.
+    pub begun: BTreeSet<String>,
 }
 
 /// A question with its outcome.
@@ -116,6 +119,7 @@ impl Fleet {
             lost: 0,
             open: 0,
             broken: 0,
+            begun: BTreeSet::new(),
         })
     }
 
@@ -132,6 +136,10 @@ impl Fleet {
                 self.lost += 1;
             }
             Some("chain_broken") => self.broken += 1,
+            Some("first_token") => {
+                let tenant = event["tenant_id"].as_str().unwrap_or_default();
+                self.begun.insert(tenant.to_owned());
+            }
             _ => {}
         }
     }

@@ -37,6 +37,34 @@ fn matches(arguments: &[u8], name: &str, with: &str) -> bool {
             || arguments.any(|argument| String::from_utf8_lossy(argument).contains(with)))
 }
 
+/// Grants the container of a process a hundredth of a processor from now on.
+///
+/// # Errors
+/// Its cgroup is not found, or takes no limit.
+pub fn slow(id: u32) -> Result<()> {
+    let groups = fs::read_to_string(format!("/proc/{id}/cgroup"))
+        .with_context(|| format!("the cgroups of process {id}"))?;
+    let (file, limit) = limit(&groups).with_context(|| format!("process {id}: {groups}"))?;
+    fs::write(&file, limit).with_context(|| file.clone())
+}
+
+/// The file that limits the processor, and what limits it to a hundredth, from the lines of /proc/ID/cgroup.
+fn limit(groups: &str) -> Option<(String, &'static str)> {
+    let mut second = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        if controllers.split(',').any(|controller| controller == "cpu") {
+            let file = format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us");
+            return Some((file, "1000"));
+        }
+        if controllers.is_empty() {
+            second = Some((format!("/sys/fs/cgroup{path}/cpu.max"), "1000 100000"));
+        }
+    }
+    second
+}
+
 /// Ends a process without a warning.
 ///
 /// # Errors
@@ -53,6 +81,21 @@ pub async fn kill(id: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_processor_is_limited_where_the_hierarchy_says() {
+        let first = "5:cpu,cpuacct:/run/pod\n4:memory:/run/pod\n0::/unified\n";
+        assert_eq!(
+            limit(first),
+            Some((
+                "/sys/fs/cgroup/cpu/run/pod/cpu.cfs_quota_us".to_owned(),
+                "1000"
+            ))
+        );
+        let second = limit("0::/run/pod\n").unwrap();
+        assert_eq!(second.0, "/sys/fs/cgroup/run/pod/cpu.max");
+        assert_eq!(limit("4:cpuset:/run\n"), None);
+    }
 
     #[test]
     fn a_process_is_told_by_its_program_and_an_argument() {

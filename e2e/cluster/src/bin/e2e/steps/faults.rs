@@ -45,7 +45,7 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     no_capacity_and_throttled(world, &mut fleet, all, step).await?;
     ledger_away(world, &mut fleet, all, step).await?;
     secrets_away(world, &mut fleet, all, step).await?;
-    pods_die(&mut fleet, all, step).await?;
+    pods_die(world, &mut fleet, all, step).await?;
     kubelets_die(world, &mut fleet, all, step).await?;
     operators_die(world, &mut fleet, all, step).await?;
 
@@ -174,15 +174,28 @@ async fn secrets_away(world: &World, fleet: &mut Fleet, all: usize, step: &mut S
     Ok(())
 }
 
-async fn pods_die(fleet: &mut Fleet, all: usize, step: &mut Step) -> Result<()> {
+async fn pods_die(world: &World, fleet: &mut Fleet, all: usize, step: &mut Step) -> Result<()> {
+    let victims = processes::find("halo-substrate", "")?;
+    ensure!(
+        victims.len() == world.tenants.len(),
+        "{} substrates run for {} tenants",
+        victims.len(),
+        world.tenants.len()
+    );
+    // The demo model answers within milliseconds; nobody could hit the middle of an answer.
+    for victim in &victims {
+        processes::slow(*victim)?;
+    }
     let asked = fleet.questions.len() + all;
+    let interrupted = fleet.count("interrupted");
+    fleet.begun.clear();
     fleet.ask().await?;
-    let victims = eventually(SOON, "a substrate runs", || async {
-        let found = processes::find("halo-substrate", "")?;
-        ensure!(!found.is_empty(), "no substrate runs");
-        Ok(found)
-    })
-    .await?;
+    let tenants = world.tenants.len();
+    fleet
+        .until(ROUND, "an answer of each tenant has begun", |fleet| {
+            fleet.begun.len() >= tenants
+        })
+        .await?;
     for victim in &victims {
         processes::kill(*victim).await?;
     }
@@ -191,9 +204,16 @@ async fn pods_die(fleet: &mut Fleet, all: usize, step: &mut Step) -> Result<()> 
             fleet.questions.len() >= asked
         })
         .await?;
+    let interrupted = fleet.count("interrupted") - interrupted;
+    ensure!(
+        interrupted >= tenants,
+        "{interrupted} answers were told to be interrupted, and {tenants} were broken off after their first token"
+    );
     fleet.round(all, ROUND).await?;
     fleet.all_told()?;
-    step.held(format!("{} substrates killed amid answers", victims.len()));
+    step.held(format!(
+        "{tenants} substrates killed amid answers: {interrupted} interrupted and told so, the others answered by what follows"
+    ));
     Ok(())
 }
 
