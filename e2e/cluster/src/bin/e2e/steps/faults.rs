@@ -11,7 +11,7 @@ use crate::fleet::{Fleet, Plan};
 use crate::install::{self, NAMESPACE};
 use crate::processes;
 use crate::report::Step;
-use crate::world::{SOON, World, eventually, start_dynamodb};
+use crate::world::{SOON, World, start_dynamodb};
 
 /// How long a round of questions may take while something is broken.
 const ROUND: Duration = Duration::from_secs(240);
