@@ -195,7 +195,14 @@ mod tests {
             };
             Endpoint::find(service, "us-east-2", variable)
         };
-        let good: &[(Service, &[(&str, &str)], &str, u16, Option<&str>)] = &[
+        type Row<'a> = (
+            Service,
+            &'a [(&'a str, &'a str)],
+            &'a str,
+            u16,
+            Option<&'a str>,
+        );
+        let good: &[Row<'_>] = &[
             (Service::Ssm, &[], "ssm.us-east-2.amazonaws.com", 443, None),
             (
                 Service::SecretsManager,

@@ -42,7 +42,16 @@ fn what_each_failure_points_to() {
     };
     let connected = |tls| reached(PRIVATE, Tcp::Connected, Some(tls));
     // Service, overridden, what was found; status, what the detail says, what the hint names, where it leads.
-    let table: Vec<(Service, Option<&str>, Reached, Status, &str, &str, &str)> = vec![
+    type Row<'a> = (
+        Service,
+        Option<&'a str>,
+        Reached,
+        Status,
+        &'a str,
+        &'a str,
+        &'a str,
+    );
+    let table: Vec<Row<'_>> = vec![
         (
             Ssm,
             None,
