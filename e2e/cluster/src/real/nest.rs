@@ -85,11 +85,10 @@ impl Nest {
 /// Its logs go to `logs`.
 ///
 /// # Errors
-/// [`Error::InUse`] if another nest is there; otherwise what failed.
-pub async fn run_in_nest(logs: &Path) -> Result<ExitStatus, Error> {
+/// What failed.
+pub async fn run_in_nest(_claim: &Claim, logs: &Path) -> Result<ExitStatus, Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("wait for SIGINT"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("wait for SIGTERM"))?;
-    let _lock = lock()?;
     let root = root();
     clean_leftovers(&root)?;
     fs::create_dir_all(logs).map_err(Error::io(format!("create {}", logs.display())))?;
@@ -169,12 +168,19 @@ fn root() -> PathBuf {
     }
 }
 
-/// One nest at a time: the machine's cores are few, and what is left over can be told from what is in use.
-fn lock() -> Result<File, Error> {
+/// The right to make a nest, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "an open file is what holds the lock")] File);
+
+/// Claims the machine. One nest at a time: its cores are few, and what is left over can be told from what is in use.
+///
+/// # Errors
+/// [`Error::InUse`] if another process holds the claim.
+pub fn claim() -> Result<Claim, Error> {
     let path = env::temp_dir().join("halo-e2e.lock");
     let file = File::create(&path).map_err(Error::io(format!("create {}", path.display())))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Claim(file)),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(path)),
         Err(TryLockError::Error(error)) => {
             Err(Error::io(format!("lock {}", path.display()))(error))
@@ -182,7 +188,7 @@ fn lock() -> Result<File, Error> {
     }
 }
 
-/// What runs left that were killed. Nobody else runs, because the lock is held.
+/// What runs left that were killed. Nobody else runs, because the claim is held.
 fn clean_leftovers(root: &Path) -> Result<(), Error> {
     let mut runs = cgroups::runs().map_err(Error::io("list cgroups"))?;
     let entries = fs::read_dir(root).map_err(Error::io(format!("list {}", root.display())))?;

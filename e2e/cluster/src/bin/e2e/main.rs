@@ -75,11 +75,13 @@ async fn outside(arguments: &Arguments) -> Result<ExitCode> {
         }
         return Ok(ExitCode::from(MISSING));
     }
+    // Before minutes are spent on builds.
+    let claim = nest::claim()?;
     Assets::find()?;
     Assets::helm()?;
     tokio::task::spawn_blocking(halo_dynamodb_local::install).await??;
     images::build(arguments).await?;
-    let status = nest::run_in_nest(&arguments.logs).await?;
+    let status = nest::run_in_nest(&claim, &arguments.logs).await?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
