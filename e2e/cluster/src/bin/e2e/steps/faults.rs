@@ -11,7 +11,7 @@ use crate::fleet::{Fleet, Plan};
 use crate::install::{self, NAMESPACE};
 use crate::processes;
 use crate::report::Step;
-use crate::world::{SOON, World, start_dynamodb};
+use crate::world::{SOON, World, eventually, start_dynamodb};
 
 /// How long a round of questions may take while something is broken.
 const ROUND: Duration = Duration::from_secs(240);
@@ -74,14 +74,18 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     }
     step.held(format!("{} chains: none is tampered with", sessions.len()));
     world.all_asleep(ASLEEP).await?;
-    let volumes = world.aws.volumes().await?;
-    // Weights' volumes are kept for each zone that a slot was in.
+    // Weights' volumes are kept for each zone that a slot was in. Instances' own go a moment after them.
     let most = 2 * world.tenants.len();
-    ensure!(
-        volumes.len() <= most,
-        "{} volumes: {volumes:?}",
-        volumes.len()
-    );
+    eventually(SOON, "only the weights' volumes stay", || async {
+        let volumes = world.aws.volumes().await?;
+        ensure!(
+            volumes.len() <= most,
+            "{} volumes: {volumes:?}",
+            volumes.len()
+        );
+        Ok(())
+    })
+    .await?;
     step.held("everything sleeps again, and nothing was leaked");
     Ok(())
 }
