@@ -1,5 +1,6 @@
 //! Which AWS services are asked, and where each of them answers.
 
+use halo_cloud::aws::dns_suffix;
 use http::Uri;
 
 /// An AWS service that HALO or its credentials need.
@@ -168,17 +169,6 @@ impl Endpoint {
     /// The name of the VPC endpoint that serves it.
     pub fn vpc_endpoint(&self) -> String {
         format!("com.amazonaws.{}.{}", self.region, self.service.name())
-    }
-}
-
-/// The domain of a region's endpoints, by its partition.
-fn dns_suffix(region: &str) -> &'static str {
-    match region {
-        r if r.starts_with("cn-") => "amazonaws.com.cn",
-        r if r.starts_with("us-iso-") => "c2s.ic.gov",
-        r if r.starts_with("us-isob-") => "sc2s.sgov.gov",
-        r if r.starts_with("eusc-") => "amazonaws.eu",
-        _ => "amazonaws.com",
     }
 }
 

@@ -346,11 +346,15 @@ mod tests {
             recovery: Setting::Off,
             expires: Setting::On,
         };
-        for (check, hint) in judge("t", &bad, false).iter().skip(1).zip([
+        let hints = [
             "PointInTimeRecoveryEnabled=true",
             "--deletion-protection-enabled",
             "time to live",
-        ]) {
+        ];
+        let checks = judge("t", &bad, false);
+        // The first says that the table is there.
+        assert_eq!(checks.len(), 1 + hints.len());
+        for (check, hint) in checks.iter().skip(1).zip(hints) {
             assert!(check.hint.contains(hint), "{check:?}");
             assert_eq!(check.anchor, TABLE);
         }

@@ -46,4 +46,4 @@ pub use observe::{CallObserver, NoObserver};
 pub use pace::Pace;
 pub use secrets::AwsSecrets;
 pub use session::AwsSession;
-pub use settings::{AwsSettings, Paces, SetupError, Timing};
+pub use settings::{AwsSettings, Paces, SetupError, Timing, dns_suffix};

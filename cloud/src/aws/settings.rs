@@ -203,7 +203,7 @@ pub(super) fn check_region(region: &str) -> Result<(), SetupError> {
 }
 
 /// The domain of a region's endpoints, by its partition.
-fn dns_suffix(region: &str) -> &'static str {
+pub fn dns_suffix(region: &str) -> &'static str {
     match region {
         r if r.starts_with("cn-") => "amazonaws.com.cn",
         r if r.starts_with("us-iso-") => "c2s.ic.gov",
