@@ -237,11 +237,22 @@ impl RunArgs {
         SignedDuration::from_secs(self.clock_offset_seconds)
     }
 
-    /// What the session with AWS is told.
+    /// What the session with AWS is told. Where a flag does not say where a service answers, the environment may, as for every program
+    /// that speaks to AWS.
     pub fn aws(&self) -> AwsSettings {
+        self.aws_in(|name| std::env::var(name).ok())
+    }
+
+    fn aws_in(&self, variable: impl Fn(&str) -> Option<String>) -> AwsSettings {
+        let told = |flag: &Option<String>, service: &str| {
+            let names = [service, "AWS_ENDPOINT_URL"].into_iter();
+            let mut told = names.filter_map(&variable);
+            let set = |url: &String| !url.trim().is_empty();
+            flag.clone().or_else(|| told.find(set))
+        };
         let mut settings = AwsSettings::new(&self.region, &self.cluster);
-        settings.ec2_endpoint.clone_from(&self.ec2_endpoint);
-        settings.ssm_endpoint.clone_from(&self.ssm_endpoint);
+        settings.ec2_endpoint = told(&self.ec2_endpoint, "AWS_ENDPOINT_URL_EC2");
+        settings.ssm_endpoint = told(&self.ssm_endpoint, "AWS_ENDPOINT_URL_SSM");
         settings.paces.run = halo_cloud::aws::Pace {
             burst: self.launch_burst,
             per_second: self.launch_rate,
@@ -334,6 +345,31 @@ mod tests {
         assert_eq!(pace(&[]), (5.0, 2.0));
         let raised = ["--launch-burst", "100", "--launch-rate", "20.5"];
         assert_eq!(pace(&raised), (100.0, 20.5));
+    }
+
+    #[test]
+    fn a_service_answers_where_the_flag_or_the_environment_says() {
+        let find = |more: &[&str], told: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = told.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let settings = flags(more).unwrap().aws_in(variable);
+            (settings.ec2_endpoint, settings.ssm_endpoint)
+        };
+        let url = |text: &str| Some(text.to_owned());
+        assert_eq!(find(&[], &[("AWS_ENDPOINT_URL_EC2", " ")]), (None, None));
+        let all = ("AWS_ENDPOINT_URL", "http://all");
+        let ec2 = ("AWS_ENDPOINT_URL_EC2", "http://ec2");
+        assert_eq!(
+            find(&[], &[all, ec2]),
+            (url("http://ec2"), url("http://all"))
+        );
+        let flag = ["--ec2-endpoint", "http://flag"];
+        assert_eq!(
+            find(&flag, &[all, ec2]),
+            (url("http://flag"), url("http://all"))
+        );
     }
 
     #[test]
