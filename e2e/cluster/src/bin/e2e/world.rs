@@ -247,6 +247,20 @@ impl World {
         Ok(path)
     }
 
+    /// As many devices of each tenant, enrolled: `name-0`, `name-1` and so on.
+    ///
+    /// # Errors
+    /// One cannot be enrolled.
+    pub async fn devices(&self, name: &str, each: usize) -> Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        for tenant in &self.tenants {
+            for number in 0..each {
+                devices.push(self.device(tenant, &format!("{name}-{number}")).await?);
+            }
+        }
+        Ok(devices)
+    }
+
     /// Enrols a device.
     ///
     /// # Errors

@@ -27,12 +27,7 @@ const EACH: usize = 3;
 
 pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     world.all_asleep(ASLEEP).await?;
-    let mut devices = Vec::new();
-    for tenant in &world.tenants {
-        for number in 0..EACH {
-            devices.push(world.device(tenant, &format!("fault-{number}")).await?);
-        }
-    }
+    let devices = world.devices("fault", EACH).await?;
     let plan = Plan {
         questions: 0,
         pause: Duration::ZERO,

@@ -36,12 +36,7 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
     let first = month(now());
 
-    let mut devices = Vec::new();
-    for tenant in &world.tenants {
-        for number in 0..EACH {
-            devices.push(world.device(tenant, &format!("keys-{number}")).await?);
-        }
-    }
+    let devices = world.devices("keys", EACH).await?;
     let plan = Plan {
         questions: 0,
         pause: Duration::ZERO,

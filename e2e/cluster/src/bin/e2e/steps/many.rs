@@ -21,12 +21,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 const EACH: usize = 10;
 
 pub async fn run(world: &World, step: &mut Step) -> Result<()> {
-    let mut devices = Vec::new();
-    for tenant in &world.tenants {
-        for number in 0..EACH {
-            devices.push(world.device(tenant, &format!("many-{number}")).await?);
-        }
-    }
+    let devices = world.devices("many", EACH).await?;
     step.held(format!("{} devices enrolled", devices.len()));
     let plan = Plan {
         questions: 2,

@@ -18,12 +18,7 @@ const ROUND: Duration = Duration::from_secs(180);
 const EACH: usize = 5;
 
 pub async fn run(world: &World, step: &mut Step) -> Result<()> {
-    let mut devices = Vec::new();
-    for tenant in &world.tenants {
-        for number in 0..EACH {
-            devices.push(world.device(tenant, &format!("roll-{number}")).await?);
-        }
-    }
+    let devices = world.devices("roll", EACH).await?;
     let plan = Plan {
         questions: 0,
         pause: Duration::ZERO,

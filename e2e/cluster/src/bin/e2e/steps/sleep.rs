@@ -16,12 +16,7 @@ const ASLEEP: Duration = Duration::from_secs(180);
 const WATCHED: Duration = Duration::from_secs(15);
 
 pub async fn run(world: &World, step: &mut Step) -> Result<()> {
-    let mut devices = Vec::new();
-    for tenant in &world.tenants {
-        for number in 0..10 {
-            devices.push(world.device(tenant, &format!("idle-{number}")).await?);
-        }
-    }
+    let devices = world.devices("idle", 10).await?;
     let plan = Plan {
         questions: 1,
         pause: Duration::ZERO,
