@@ -7,15 +7,14 @@ without a schema fails. Exit codes: 0 all are valid; 1 something is not; 2 wrong
 
 import argparse
 import collections
-import fcntl
-import hashlib
 import os
 import pathlib
 import subprocess
 import sys
-import venv
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+import pinned_packages  # noqa: E402
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 # Their definitions are their operators' own.
 OTHERS = {
@@ -24,31 +23,6 @@ OTHERS = {
     ("monitoring.coreos.com/v1", "PrometheusRule"),
     ("cert-manager.io/v1", "Certificate"),
 }
-
-
-def default_cache():
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "halo" / "charts"
-
-
-def python_with_validator(cache):
-    """A virtual environment with the pinned packages, made once for each list of packages and Python version."""
-    requirements = HERE / "requirements.txt"
-    key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = cache / f"venv-{key}"
-    python = folder / "bin" / "python"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "lock", "w") as lock:
-        # Two checkouts may run this at once.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = folder / "complete"
-        if not stamp.exists():
-            print(f"installing kubernetes-validate into {folder}", file=sys.stderr)
-            venv.create(folder, clear=True, with_pip=True)
-            quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([python, "-m", "pip", "install", *quiet, "-r", requirements], check=True)
-            stamp.touch()
-    return python
 
 
 def problems(path, counts):
@@ -92,13 +66,13 @@ def validate(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=pathlib.Path, default=HERE / "golden", help="the rendered files (default: %(default)s)")
-    parser.add_argument("--cache", type=pathlib.Path, default=default_cache(), help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--cache", type=pathlib.Path, default=pinned_packages.default_cache("charts"), help="where packages are kept (default: %(default)s)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
         return validate(arguments.golden)
     try:
-        python = python_with_validator(arguments.cache)
+        python = pinned_packages.python_with(HERE / "requirements.txt", arguments.cache)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"kubernetes-validate cannot be installed: {error}", file=sys.stderr)
         return 3

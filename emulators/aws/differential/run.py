@@ -6,52 +6,26 @@ Every difference must be in divergences.json, with its reason; every entry there
 """
 
 import argparse
-import fcntl
-import hashlib
 import os
 import pathlib
 import subprocess
 import sys
-import venv
 
 HERE = pathlib.Path(__file__).resolve().parent
-
-
-def default_cache():
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "halo" / "aws-differential"
-
-
-def python_with_peers(cache):
-    """A virtual environment with the pinned packages, made once for each list of packages and Python version."""
-    requirements = HERE / "requirements.txt"
-    key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = cache / f"venv-{key}"
-    python = folder / "bin" / "python"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "lock", "w") as lock:
-        # Two checkouts may run this at once.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = folder / "complete"
-        if not stamp.exists():
-            print(f"installing boto3 and moto into {folder}", file=sys.stderr)
-            venv.create(folder, clear=True, with_pip=True)
-            quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([python, "-m", "pip", "install", *quiet, "-r", requirements], check=True)
-            stamp.touch()
-    return python
+sys.path.insert(0, str(HERE.parents[2] / "scripts"))
+import pinned_packages  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emulator", required=True, type=pathlib.Path, help="the halo-aws-emulator program")
-    parser.add_argument("--cache", type=pathlib.Path, default=default_cache(), help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--cache", type=pathlib.Path, default=pinned_packages.default_cache("aws-differential"), help="where packages are kept (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="print known differences, too")
     arguments = parser.parse_args()
     if not arguments.emulator.is_file():
         parser.error(f"{arguments.emulator} is not there; build it with `cargo build -p halo-aws-emulator`")
     try:
-        python = python_with_peers(arguments.cache)
+        python = pinned_packages.python_with(HERE / "requirements.txt", arguments.cache)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"boto3 and moto cannot be installed: {error}", file=sys.stderr)
         return 3
