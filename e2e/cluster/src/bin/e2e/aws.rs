@@ -133,15 +133,46 @@ impl Aws {
             .collect())
     }
 
-    /// Ids of volumes.
+    /// Volumes of every kind.
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn volumes(&self) -> Result<Vec<String>> {
+    pub async fn volumes(&self) -> Result<Vec<Volume>> {
         let state = self.state().await?;
         let volumes = state["volumes"].as_object().cloned().unwrap_or_default();
-        Ok(volumes.keys().cloned().collect())
+        let tag = |value: &Value, key: &str| value["tags"][key].as_str().map(str::to_owned);
+        Ok(volumes
+            .into_iter()
+            .map(|(id, value)| Volume {
+                id,
+                state: value["state"].as_str().unwrap_or("").to_owned(),
+                zone: value["zone"].as_str().unwrap_or("").to_owned(),
+                substrate: tag(&value, "halo.howdify.io/substrate"),
+                slot: tag(&value, "halo.howdify.io/slot"),
+                instance: value["attachment"]["instance"].as_str().map(str::to_owned),
+                goes_with_instance: value["attachment"]["delete_on_termination"] == true,
+            })
+            .collect())
     }
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its id.
+    pub id: String,
+    /// Its state.
+    pub state: String,
+    /// Its zone.
+    pub zone: String,
+    /// Whose weights it holds, by its tag.
+    pub substrate: Option<String>,
+    /// In which slot, by its tag.
+    pub slot: Option<String>,
+    /// What it is attached to.
+    pub instance: Option<String>,
+    /// Whether it ends with that instance.
+    pub goes_with_instance: bool,
 }
 
 /// An instance that has not ended.

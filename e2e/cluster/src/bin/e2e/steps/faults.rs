@@ -69,14 +69,26 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     }
     step.held(format!("{} chains: none is tampered with", sessions.len()));
     world.all_asleep(ASLEEP).await?;
-    // Weights' volumes are kept for each zone that a slot was in. Instances' own go a moment after them.
-    let most = 2 * world.tenants.len();
+    // Weights are kept once for each zone that a slot was in. Instances' own volumes go a moment after them.
     eventually(SOON, "only the weights' volumes stay", || async {
         let volumes = world.aws.volumes().await?;
+        let kept: BTreeSet<_> = volumes
+            .iter()
+            .filter(|volume| volume.instance.is_none())
+            .filter_map(|volume| {
+                Some((
+                    volume.substrate.as_ref()?,
+                    volume.slot.as_ref()?,
+                    &volume.zone,
+                ))
+            })
+            .collect();
         ensure!(
-            volumes.len() <= most,
-            "{} volumes: {volumes:?}",
-            volumes.len()
+            kept.len() == volumes.len(),
+            "{} volumes for {} places: {volumes:#?}; instances {:#?}",
+            volumes.len(),
+            kept.len(),
+            world.aws.instances().await?
         );
         Ok(())
     })
