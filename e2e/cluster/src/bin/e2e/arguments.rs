@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Only this step, 1 to 7; may be given again. What a step needs is set up whatever is asked for.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
     pub step: Vec<u8>,
+    /// For how many seconds step 3 watches idle sockets: every request of the gateways to the API server meanwhile is a failure.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    pub idle: u64,
     /// Leave everything running after the steps, until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
@@ -74,6 +77,7 @@ mod tests {
     fn steps_are_given_one_by_one() {
         let cli = Cli::try_parse_from(["x", "--step", "1", "--step", "7", "--json"]).unwrap();
         assert_eq!(cli.run.step, [1, 7]);
+        assert_eq!(cli.run.idle, 15);
         assert!(cli.run.json && !cli.run.keep);
         for bad in [
             &["x", "--step", "0"][..],

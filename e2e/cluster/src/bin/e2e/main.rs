@@ -119,7 +119,7 @@ async fn run(nest: &Nest, arguments: &Arguments) -> Result<ExitCode> {
         }
     };
     if let Some(mut world) = world {
-        steps::run(&mut world, &arguments.step, &mut reports).await;
+        steps::run(&mut world, arguments, &mut reports).await;
         finish(nest, arguments, &reports).await?;
         drop(world);
     } else {

@@ -70,7 +70,7 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
     step.held(format!("{} chains: none is tampered with", sessions.len()));
     world.all_asleep(ASLEEP).await?;
     // Weights are kept once for each zone that a slot was in. Instances' own volumes go a moment after them.
-    eventually(SOON, "only the weights' volumes stay", || async {
+    let kept = eventually(SOON, "only the weights' volumes stay", || async {
         let volumes = world.aws.volumes().await?;
         let kept: BTreeSet<_> = volumes
             .iter()
@@ -90,10 +90,24 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
             kept.len(),
             world.aws.instances().await?
         );
-        Ok(())
+        Ok(volumes)
     })
     .await?;
-    step.held("everything sleeps again, and nothing was leaked");
+    let kept: Vec<_> = kept
+        .iter()
+        .map(|volume| {
+            format!(
+                "{} slot {} in {}",
+                volume.substrate.as_deref().unwrap_or_default(),
+                volume.slot.as_deref().unwrap_or_default(),
+                volume.zone
+            )
+        })
+        .collect();
+    step.held(format!(
+        "everything sleeps again, and nothing was leaked; weights are kept for {}",
+        kept.join(", ")
+    ));
     Ok(())
 }
 

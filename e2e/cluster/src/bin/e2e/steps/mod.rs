@@ -8,6 +8,9 @@ mod rollout;
 mod sleep;
 mod wake;
 
+use std::time::Duration;
+
+use crate::arguments::Arguments;
 use crate::report::{Step, StepReport};
 use crate::world::World;
 
@@ -23,7 +26,8 @@ const TITLES: [(u8, &str); 7] = [
 ];
 
 /// Runs the steps that were asked for, all if none was. One that fails ends the run.
-pub async fn run(world: &mut World, wanted: &[u8], reports: &mut Vec<StepReport>) {
+pub async fn run(world: &mut World, arguments: &Arguments, reports: &mut Vec<StepReport>) {
+    let wanted = &arguments.step;
     for (number, title) in TITLES {
         if !wanted.is_empty() && !wanted.contains(&number) {
             continue;
@@ -32,7 +36,7 @@ pub async fn run(world: &mut World, wanted: &[u8], reports: &mut Vec<StepReport>
         let result = match number {
             1 => wake::run(world, &mut step).await,
             2 => many::run(world, &mut step).await,
-            3 => sleep::run(world, &mut step).await,
+            3 => sleep::run(world, &mut step, Duration::from_secs(arguments.idle)).await,
             4 => keys::run(world, &mut step).await,
             5 => rollout::run(world, &mut step).await,
             6 => faults::run(world, &mut step).await,

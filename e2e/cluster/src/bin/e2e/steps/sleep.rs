@@ -12,10 +12,8 @@ use crate::world::{SOON, World, eventually};
 /// How long the way to sleep may take: idleAfter, a drain, and a machine under load.
 const ASLEEP: Duration = Duration::from_secs(180);
 
-/// For how long idle sockets are watched.
-const WATCHED: Duration = Duration::from_secs(15);
-
-pub async fn run(world: &World, step: &mut Step) -> Result<()> {
+/// `watched`: for how long idle sockets are watched.
+pub async fn run(world: &World, step: &mut Step, watched: Duration) -> Result<()> {
     let devices = world.devices("idle", 10).await?;
     let plan = Plan {
         questions: 1,
@@ -55,7 +53,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
     step.held("no gateway reports demand");
 
     let mark = world.cluster.plane().mark()?;
-    fleet.listen(WATCHED).await?;
+    fleet.listen(watched).await?;
     ensure!(
         fleet.lost == 0 && fleet.open == all,
         "{} of {all} sockets are open, {} were lost",
@@ -71,7 +69,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
         .collect();
     ensure!(asked.is_empty(), "idle gateways asked: {asked:?}");
     step.held(format!(
-        "all {all} sockets are open; in {WATCHED:?} the gateways asked the API server nothing"
+        "all {all} sockets are open; in {watched:?} the gateways asked the API server nothing"
     ));
 
     fleet.ask().await?;
