@@ -9,9 +9,10 @@ use halo_receipts::ids::{ReceiptId, RequestId};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::answer_task::Task;
-use crate::gateway::{self, Gateway};
+use crate::gateway::Gateway;
 use crate::keyring::Keyring;
 use crate::stored_answer::{Closing, StoredAnswer, StoredAnswerError};
+use crate::system;
 
 /// Between two looks at a ledger that somebody else writes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -76,8 +77,8 @@ impl Task {
 
     /// Writes the response of a broken answer. Whether it stands, or another writer's, is read from the ledger afterwards.
     async fn write_end(&mut self, stored: &StoredAnswer, finish: &str, heard: &[String]) {
-        let block = gateway::random()
-            .and_then(|random| Ok((ReceiptId::from_random(random), gateway::now()?)))
+        let block = system::random()
+            .and_then(|random| Ok((ReceiptId::from_random(random), system::now()?)))
             .map_err(|error| error.to_string())
             .and_then(|(id, now)| {
                 let closing = Closing {

@@ -1,13 +1,12 @@
-//! What every part of a running gateway shares, and the edges to the clock and to randomness.
+//! What every part of a running gateway shares.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use halo_ledger::Ledger;
 use halo_receipts::ids::SessionId;
 use halo_receipts::keys::KeyStore;
-use halo_receipts::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,9 +51,6 @@ pub enum GatewayError {
     /// The certificate or its key is not usable.
     #[error("the TLS certificate or key cannot be used: {0}")]
     Tls(String),
-    /// The system's clock or its source of randomness does not answer.
-    #[error("{0} cannot be read")]
-    System(&'static str),
 }
 
 /// What a gateway is made of.
@@ -203,38 +199,4 @@ impl Gateway {
         let per_second = u64::from(self.limits.drain_closes_per_second.max(1));
         Duration::from_millis(turn.saturating_mul(1000) / per_second)
     }
-}
-
-/// Seconds that this program's clock is ahead of the system's.
-static CLOCK_OFFSET: AtomicI64 = AtomicI64::new(0);
-
-/// Shifts the clock of this program: what it stamps and compares is so many seconds ahead of the system's clock.
-pub fn shift_clock(seconds: i64) {
-    CLOCK_OFFSET.store(seconds, Ordering::Relaxed);
-}
-
-/// The time.
-pub fn now() -> Result<Timestamp, GatewayError> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-    let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
-    let shift = CLOCK_OFFSET
-        .load(Ordering::Relaxed)
-        .saturating_mul(1_000_000);
-    let shifted = micros.and_then(|micros| u64::try_from(micros.saturating_add(shift)).ok());
-    let time = shifted.and_then(Timestamp::from_micros);
-    time.ok_or(GatewayError::System("the system's clock"))
-}
-
-/// The time as the API server writes it.
-pub fn clock() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    let shift = jiff::SignedDuration::from_secs(CLOCK_OFFSET.load(Ordering::Relaxed));
-    now.checked_add(shift).unwrap_or(now)
-}
-
-/// Random bytes of the operating system.
-pub fn random<const N: usize>() -> Result<[u8; N], GatewayError> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| GatewayError::System("the source of randomness"))?;
-    Ok(bytes)
 }

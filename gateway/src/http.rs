@@ -25,11 +25,12 @@ use tokio::time::timeout;
 
 use crate::bundle::Terms;
 use crate::device;
-use crate::gateway::{self, Gateway};
+use crate::gateway::Gateway;
 use crate::keyring::Keyring;
 use crate::opening::{Attempt, check};
 use crate::seats::Seat;
 use crate::session::Session;
+use crate::system::{self, SystemError};
 use crate::websocket::{accept_headers, check_upgrade, device_socket};
 
 /// A body to open a session is about 200 bytes.
@@ -77,8 +78,8 @@ enum Denied {
     Draining,
 }
 
-impl From<gateway::GatewayError> for Denied {
-    fn from(error: gateway::GatewayError) -> Self {
+impl From<SystemError> for Denied {
+    fn from(error: SystemError) -> Self {
         Denied::Unavailable(error.to_string())
     }
 }
@@ -227,7 +228,7 @@ async fn admit_opening(gateway: &Gateway, request: Request) -> Result<OpenReques
         body: &body,
         signature: signature(&head.headers),
     };
-    let now = gateway::now()?;
+    let now = system::now()?;
     let directory = &gateway.directory;
     let checked = check(
         &attempt,
@@ -240,8 +241,8 @@ async fn admit_opening(gateway: &Gateway, request: Request) -> Result<OpenReques
 }
 
 async fn new_session(gateway: &Gateway, open: OpenRequest) -> Result<OpenAnswer, Denied> {
-    let now = gateway::now()?;
-    let session = SessionId::from_random(gateway::random()?);
+    let now = system::now()?;
+    let session = SessionId::from_random(system::random()?);
     let no_epoch = || Denied::Unavailable("the clock is after the last epoch".to_owned());
     let epoch = Epoch::next(None, now.seconds()).ok_or_else(no_epoch)?;
     let tenant = gateway.directory.tenant(&open.tenant_id);
@@ -282,7 +283,7 @@ async fn new_epoch(
         if header.tenant_id != open.tenant_id || header.device_id != open.device_id {
             return Err(Denied::Unknown("foreign_session"));
         }
-        let next = Epoch::next(Some(state.last_epoch), gateway::now()?.seconds());
+        let next = Epoch::next(Some(state.last_epoch), system::now()?.seconds());
         let epoch = next.ok_or_else(|| Denied::Unavailable("no epoch is left".to_owned()))?;
         let claim = claim(gateway, &mut ring, ClaimKind::Epoch, epoch)?;
         match ledger(gateway, gateway.ledger.claim(&claim)).await {
@@ -333,7 +334,7 @@ fn claim(
         session_epoch: epoch,
         link: 0,
         claimed_by: gateway.name.clone(),
-        claimed_at: gateway::now()?,
+        claimed_at: system::now()?,
     };
     let key = ring.tier_key(epoch, Tier::Orchestrator);
     let key = key.ok_or_else(|| Denied::Unavailable("no key of this month".to_owned()))?;

@@ -27,5 +27,6 @@ pub mod server;
 pub mod session;
 pub mod stored_answer;
 pub mod substrate;
+pub mod system;
 pub mod upstream;
 pub mod websocket;

@@ -19,8 +19,8 @@ use super::demand::{Desk, Entry, Next, Now, Pace, Written, garbage};
 use super::hub::Hub;
 use super::objects::Key;
 use crate::directory::Demand;
-use crate::gateway::clock;
 use crate::metrics::Metrics;
+use crate::system::clock;
 
 /// What field managers of gateways begin with; the gateway's name follows.
 const MANAGER: &str = "halo-gateway/";

@@ -75,8 +75,8 @@ pub fn open_request() -> OpenRequest {
         tenant_id: tenant(),
         device_id: "phone-1".parse().unwrap(),
         device_generation: 1,
-        timestamp: halo_gateway::gateway::now().unwrap(),
-        nonce: Nonce(halo_gateway::gateway::random().unwrap()),
+        timestamp: halo_gateway::system::now().unwrap(),
+        nonce: Nonce(halo_gateway::system::random().unwrap()),
     }
 }
 

@@ -294,7 +294,7 @@ fn the_clock_can_be_shifted() {
         stream.read_to_string(&mut answer).unwrap();
         answer.split(' ').nth(1).unwrap().to_owned()
     };
-    let now = halo_gateway::gateway::now().unwrap();
+    let now = halo_gateway::system::now().unwrap();
     let yesterday = Timestamp::from_micros(now.micros() - day * 1_000_000).unwrap();
     assert_eq!(open(now), "401");
     assert_eq!(open(yesterday), "201");
