@@ -34,10 +34,6 @@ pub struct Cli {
     #[command(flatten)]
     pub keys: KeyArgs,
 
-    /// Which generation the root is; a verdict on a session of another one names both.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub root_generation: u32,
-
     /// Fail with exit code 3 if no anchor outside the ledger vouches for the seal.
     #[arg(long)]
     pub require_anchor: bool,
@@ -95,17 +91,20 @@ pub struct Cli {
     pub list: bool,
 }
 
-/// Where the keys come from: one of these.
+/// Where the keys come from: one of these flags.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct KeyArgs {
-    /// The root secret: the exact bytes of the file, at least 32.
+    /// A root secret: the exact bytes of the file, at least 32. Repeat it for other generations of the root.
+    ///
+    /// Each session is verified under the one that it was keyed from, which is the one that its header names by its check
+    /// value. Where the header is damaged or missing, it is the one under which most of the session verifies.
     #[arg(long, value_name = "FILE")]
-    pub root: Option<PathBuf>,
+    pub root: Vec<PathBuf>,
 
-    /// A demo root. Under it a receipt proves nothing.
+    /// A demo root, which may be repeated as --root. Under it a receipt proves nothing.
     #[arg(long, value_name = "FILE")]
-    pub demo_root: Option<PathBuf>,
+    pub demo_root: Vec<PathBuf>,
 
     /// The SESSION_KEYs of the session: lines of an epoch, a colon and 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]

@@ -28,6 +28,16 @@ pub enum AuditError {
     /// A root file that is not used.
     #[error(transparent)]
     Root(#[from] halo_root_file::RootError),
+    /// Two files with the same root.
+    #[error(
+        "{other} and {path} hold the same root secret: give each root once, and for another generation the secret of that one"
+    )]
+    SameRoot {
+        /// The file that repeats it.
+        path: PathBuf,
+        /// The file that has it already.
+        other: PathBuf,
+    },
     /// A line of a key file that is not `epoch:key`.
     #[error(
         "{path}, line {line}: expected an epoch, a colon and the 64 hexadecimal digits of a SESSION_KEY"
@@ -60,6 +70,16 @@ pub enum AuditError {
     /// A flag that needs a root.
     #[error("{0} needs a root, from which the keys are derived")]
     NeedsRoot(&'static str),
+    /// A session that was keyed from none of the roots.
+    #[error(
+        "{flag} writes nothing: session {session} was keyed from none of the roots given; give the root that it was keyed from"
+    )]
+    NotItsRoot {
+        /// The flag that asks for its keys.
+        flag: &'static str,
+        /// The session.
+        session: SessionId,
+    },
     /// A session whose tenant cannot be told, so that no key can be derived for it.
     #[error("no key can be derived for session {0}: neither its header nor a receipt can be read")]
     NoTenant(SessionId),

@@ -2,9 +2,9 @@
 
 use halo_receipts::evidence::{Claim, Evidence, Header};
 use halo_receipts::ids::{Epoch, SessionId, TenantId};
-use halo_receipts::keys::{RootKeys, SessionKey, TenantKeys as _};
+use halo_receipts::keys::SessionKey;
 use halo_receipts::receipt::Receipt;
-use halo_receipts::verdict::SessionKeys;
+use halo_receipts::verdict::{SessionKeys, VerifyKeys};
 use zeroize::Zeroizing;
 
 /// The number, counted from 1, of the first line that is not `epoch:key`.
@@ -43,13 +43,17 @@ pub fn format(session: &SessionId, keys: &SessionKeys) -> Zeroizing<String> {
 }
 
 /// The SESSION_KEYs of every epoch that the evidence names; none if it does not say whose session it is.
-pub fn derive(root: &RootKeys, session: &SessionId, evidence: &Evidence) -> Option<SessionKeys> {
+pub fn derive(
+    keys: &dyn VerifyKeys,
+    session: &SessionId,
+    evidence: &Evidence,
+) -> Option<SessionKeys> {
     let (tenant, epochs) = named(evidence)?;
-    let mut keys = SessionKeys::new();
+    let mut derived = SessionKeys::new();
     for epoch in epochs {
-        keys.insert(epoch, root.session_key(&tenant, session, epoch)?);
+        derived.insert(epoch, keys.session_key(&tenant, session, epoch)?);
     }
-    Some(keys)
+    Some(derived)
 }
 
 /// The tenant and the epochs that header, claims and receipts name.

@@ -1,11 +1,12 @@
 //! Many sessions at once: the list, and their verdicts, in as many threads as there are cores.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use halo_ledger::{Ledger, SessionQuery, SessionSummary};
-use halo_receipts::verdict::{Options, Verdict, verify};
+use halo_receipts::verdict::{Code, Options, Verdict, verify};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -65,7 +66,10 @@ pub async fn verify_all(
             // The semaphore is never closed.
             let _permit = permits.acquire_owned().await;
             let evidence = ledger.snapshot(&id).await?.unwrap_or_default();
-            let judged = move || verify(id, &evidence, keys.as_ref(), &options);
+            let judged = move || {
+                let keys = keys.of_session(&id, &evidence);
+                verify(id, &evidence, keys.as_ref(), &options)
+            };
             Ok((at, tokio::task::spawn_blocking(judged).await))
         });
     }
@@ -115,6 +119,9 @@ pub fn write(out: &mut impl Write, verdicts: &[Verdict]) -> io::Result<()> {
             verdict.summary()
         )?;
     }
+    for (missing, sessions) in other_roots(verdicts) {
+        writeln!(out, "of {sessions} sessions, {missing}")?;
+    }
     let passed = verdicts
         .iter()
         .filter(|verdict| verdict.exit_code == 0)
@@ -125,6 +132,16 @@ pub fn write(out: &mut impl Write, verdicts: &[Verdict]) -> io::Result<()> {
         "{passed} of {} sessions passed, {receipts} receipts",
         verdicts.len()
     )
+}
+
+/// What the verdicts say of roots that were not given, and of how many sessions.
+fn other_roots(verdicts: &[Verdict]) -> BTreeMap<&str, usize> {
+    let findings = verdicts.iter().flat_map(|verdict| &verdict.findings);
+    let mut missing = BTreeMap::new();
+    for finding in findings.filter(|finding| finding.code == Code::RootMismatch) {
+        *missing.entry(finding.detail.as_str()).or_default() += 1;
+    }
+    missing
 }
 
 /// Writes the list.

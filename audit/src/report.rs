@@ -141,7 +141,7 @@ fn write_answers(out: &mut impl Write, verdict: &Verdict) -> io::Result<()> {
         Anchoring::Signed => "signed",
         Anchoring::None => "none",
     };
-    let keys = match (verdict.keys, verdict.key_source) {
+    let keys = match (verdict.keys, &verdict.key_source) {
         (Keys::Ok, KeySource::Session) => "ok (session keys)",
         (Keys::Ok, _) => "ok",
         (Keys::Unavailable, KeySource::None) => "unavailable (none were asked for)",

@@ -8,7 +8,7 @@ use halo_ledger::{Ledger, SessionQuery};
 use halo_receipts::bundle::Bundle;
 use halo_receipts::evidence::{Evidence, Stream};
 use halo_receipts::ids::SessionId;
-use halo_receipts::verdict::{Code, Integrity, Options, SessionKeys, Verdict, verify};
+use halo_receipts::verdict::{Code, Integrity, Options, SessionKeys, Verdict, VerifyKeys, verify};
 
 use crate::cli::Cli;
 use crate::error::AuditError;
@@ -88,7 +88,7 @@ async fn run_many(cli: &Cli, out: &mut impl Write) -> Result<u8, AuditError> {
         }
         return Ok(if sessions.is_empty() { 4 } else { 0 });
     }
-    let keys = Arc::new(Keys::load(&cli.keys, cli.root_generation, None)?);
+    let keys = Arc::new(Keys::load(&cli.keys, None)?);
     let begun = Instant::now();
     let verdicts = many::verify_all(&ledger, &name, &sessions, &keys, &options(cli)).await?;
     let took = begun.elapsed();
@@ -136,7 +136,7 @@ async fn load(cli: &Cli) -> Result<Loaded, AuditError> {
             let found = bundle.session_id;
             return Err(AuditError::OtherSession { found, asked });
         }
-        let keys = Keys::load(&cli.keys, cli.root_generation, Some(bundle.keys))?;
+        let keys = Keys::load(&cli.keys, Some(bundle.keys))?;
         return Ok(Loaded {
             session: bundle.session_id,
             evidence: bundle.evidence,
@@ -150,7 +150,7 @@ async fn load(cli: &Cli) -> Result<Loaded, AuditError> {
         .ledger
         .as_ref()
         .ok_or(AuditError::NeedsLedger("a session"))?;
-    let keys = Keys::load(&cli.keys, cli.root_generation, None)?;
+    let keys = Keys::load(&cli.keys, None)?;
     let (name, ledger) = (url.to_string(), source::open(url).await?);
     let evidence = snapshot(ledger.as_ref(), &name, &session).await?;
     Ok(Loaded {
@@ -181,7 +181,7 @@ async fn run_one(cli: &Cli, out: &mut impl Write) -> Result<u8, AuditError> {
     if cli.watch && loaded.ledger.is_none() {
         return Err(AuditError::NeedsLedger("--watch"));
     }
-    if !matches!(loaded.keys, Keys::Root(_)) {
+    if !matches!(loaded.keys, Keys::Roots(_)) {
         for (given, flag) in [
             (cli.key_out.is_some(), "--key-out"),
             (cli.bundle_keys, "--bundle-keys"),
@@ -193,16 +193,17 @@ async fn run_one(cli: &Cli, out: &mut impl Write) -> Result<u8, AuditError> {
     }
     loop {
         let begun = Instant::now();
+        let keys = loaded.keys.of_session(&loaded.session, &loaded.evidence);
         let verdict = verify(
             loaded.session,
             &loaded.evidence,
-            &loaded.keys,
+            keys.as_ref(),
             &options(cli),
         );
         let took = begun.elapsed();
-        write_one(cli, &loaded, &verdict, took, out)?;
+        write_one(cli, &loaded, keys.as_ref(), &verdict, took, out)?;
         if !cli.watch || verdict.exit_code == 0 || verdict.integrity == Integrity::Failed {
-            write_files(cli, &loaded)?;
+            write_files(cli, &loaded, keys.as_ref(), &verdict)?;
             return Ok(verdict.exit_code);
         }
         loaded.evidence = next(&loaded).await?;
@@ -237,13 +238,14 @@ fn size(evidence: &Evidence) -> (u32, u32, usize) {
 fn write_one(
     cli: &Cli,
     loaded: &Loaded,
+    keys: &dyn VerifyKeys,
     verdict: &Verdict,
     took: Duration,
     out: &mut impl Write,
 ) -> Result<(), AuditError> {
     let entries = cli
         .replay
-        .then(|| replay::replay(loaded.session, &loaded.evidence, &loaded.keys));
+        .then(|| replay::replay(loaded.session, &loaded.evidence, keys));
     let receipts = verdict.receipts.total;
     if cli.json || cli.jsonl {
         let mut json = serde_json::to_value(verdict)?;
@@ -277,15 +279,29 @@ fn write_one(
 }
 
 /// Writes the bundle and the key file that were asked for.
-fn write_files(cli: &Cli, loaded: &Loaded) -> Result<(), AuditError> {
+fn write_files(
+    cli: &Cli,
+    loaded: &Loaded,
+    keys: &dyn VerifyKeys,
+    verdict: &Verdict,
+) -> Result<(), AuditError> {
+    let derived = |flag| {
+        // Keys of another root would open nothing, and whoever is given them could not tell why.
+        let mut findings = verdict.findings.iter();
+        if findings.any(|finding| finding.code == Code::RootMismatch) {
+            let session = loaded.session;
+            return Err(AuditError::NotItsRoot { flag, session });
+        }
+        let derived = keyfile::derive(keys, &loaded.session, &loaded.evidence);
+        derived.ok_or(AuditError::NoTenant(loaded.session))
+    };
     if let Some(path) = &cli.key_out {
-        let keys = derived(loaded, "--key-out")?;
-        let text = keyfile::format(&loaded.session, &keys);
+        let text = keyfile::format(&loaded.session, &derived("--key-out")?);
         source::write(path, text.as_bytes(), true)?;
     }
     if let Some(path) = &cli.bundle_out {
         let keys = match cli.bundle_keys {
-            true => derived(loaded, "--bundle-keys")?,
+            true => derived("--bundle-keys")?,
             false => SessionKeys::new(),
         };
         let bundle = Bundle {
@@ -300,12 +316,4 @@ fn write_files(cli: &Cli, loaded: &Loaded) -> Result<(), AuditError> {
         source::write(path, &json, cli.bundle_keys)?;
     }
     Ok(())
-}
-
-fn derived(loaded: &Loaded, flag: &'static str) -> Result<SessionKeys, AuditError> {
-    let Keys::Root(root) = &loaded.keys else {
-        return Err(AuditError::NeedsRoot(flag));
-    };
-    keyfile::derive(root, &loaded.session, &loaded.evidence)
-        .ok_or(AuditError::NoTenant(loaded.session))
 }

@@ -3,14 +3,14 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use halo_ledger::{Ledger, LedgerUrl};
 use halo_receipts::bundle::Bundle;
-use halo_receipts::ids::{Epoch, SessionId, TenantId};
-use halo_receipts::keys::{RootKeys, SessionKey};
-use halo_receipts::verdict::{KeySource, NoKeys, SessionKeys, VerifyKeys};
+use halo_receipts::evidence::Evidence;
+use halo_receipts::ids::SessionId;
+use halo_receipts::verdict::{NoKeys, Roots, SessionKeys, SessionRoot, VerifyKeys};
 use zeroize::Zeroizing;
 
 use crate::cli::KeyArgs;
@@ -19,8 +19,8 @@ use crate::keyfile::{self, BadLine};
 
 /// The keys that the flags name.
 pub enum Keys {
-    /// Every key of every session.
-    Root(RootKeys),
+    /// Every key of every session of these roots.
+    Roots(Roots),
     /// Keys of one session.
     Session(SessionKeys),
     /// None, as was asked.
@@ -29,14 +29,10 @@ pub enum Keys {
 
 impl Keys {
     /// Reads the keys that the flags name; those that came with a bundle, if none does.
-    pub fn load(
-        args: &KeyArgs,
-        generation: u32,
-        bundled: Option<SessionKeys>,
-    ) -> Result<Self, AuditError> {
-        if let Some(path) = args.root.as_deref().or(args.demo_root.as_deref()) {
-            let root = halo_root_file::read(path, generation, args.demo_root.is_some())?;
-            return Ok(Keys::Root(root));
+    pub fn load(args: &KeyArgs, bundled: Option<SessionKeys>) -> Result<Self, AuditError> {
+        let demo = args.demo_root.as_slice();
+        if let Some((first, more)) = args.root.split_first().or(demo.split_first()) {
+            return Ok(Keys::Roots(roots(first, more)?));
         }
         if let Some(path) = &args.key {
             let bytes = Zeroizing::new(read(path)?);
@@ -62,28 +58,48 @@ impl Keys {
         }
     }
 
-    fn as_verify(&self) -> &dyn VerifyKeys {
+    /// The keys that a session is verified with: of several roots, those of the session's own.
+    pub fn of_session(&self, session: &SessionId, evidence: &Evidence) -> Chosen<'_> {
         match self {
-            Keys::Root(keys) => keys,
-            Keys::Session(keys) => keys,
-            Keys::None(keys) => keys,
+            Keys::Roots(roots) => Chosen::Root(roots.of_session(session, evidence)),
+            Keys::Session(keys) => Chosen::Other(keys),
+            Keys::None(none) => Chosen::Other(none),
         }
     }
 }
 
-impl VerifyKeys for Keys {
-    fn source(&self) -> KeySource {
-        self.as_verify().source()
-    }
+/// The keys that one session is verified with.
+pub enum Chosen<'k> {
+    /// Those of its root.
+    Root(SessionRoot<'k>),
+    /// Those that are the same for every session.
+    Other(&'k dyn VerifyKeys),
+}
 
-    fn session_key(
-        &self,
-        tenant: &TenantId,
-        session: &SessionId,
-        epoch: Epoch,
-    ) -> Option<SessionKey> {
-        self.as_verify().session_key(tenant, session, epoch)
+impl<'k> AsRef<dyn VerifyKeys + 'k> for Chosen<'k> {
+    fn as_ref(&self) -> &(dyn VerifyKeys + 'k) {
+        match self {
+            Chosen::Root(keys) => keys,
+            Chosen::Other(keys) => *keys,
+        }
     }
+}
+
+/// Reads root files. The same root in two of them is a mistake of whoever fetched them: the one that is missing would be
+/// missed at each of its sessions only.
+fn roots(first: &Path, more: &[PathBuf]) -> Result<Roots, AuditError> {
+    let mut roots = Roots::new(halo_root_file::secret(first)?);
+    for path in more {
+        let added = roots.add(halo_root_file::secret(path)?);
+        added.map_err(|at| AuditError::SameRoot {
+            path: path.clone(),
+            other: match at.checked_sub(1).and_then(|at| more.get(at)) {
+                Some(other) => other.clone(),
+                None => first.to_owned(),
+            },
+        })?;
+    }
+    Ok(roots)
 }
 
 /// Opens a ledger for reading.

@@ -6,6 +6,8 @@
 mod dynamodb;
 #[path = "../../receipts/tests/support/golden.rs"]
 mod golden;
+#[path = "cli/roots.rs"]
+mod roots;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -9,6 +9,7 @@ mod keys;
 mod reading;
 mod records;
 mod repair;
+mod roots;
 mod seals;
 mod walk;
 
@@ -23,6 +24,7 @@ use crate::receipt::ReceiptKind;
 
 pub use code::{Code, Severity};
 pub use keys::{KeySource, NoKeys, SessionKeys, VerifyKeys};
+pub use roots::{Roots, SessionRoot};
 
 /// The version of the JSON that a verdict is written as.
 pub const FORMAT: &str = "halo-verdict/1";

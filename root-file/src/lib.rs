@@ -95,11 +95,19 @@ pub fn demo(file: &Path, generation: u32) -> Result<RootKeys, RootError> {
     read(file, generation, true)
 }
 
+/// The keys under the root secret of a file, see [`secret`].
+///
+/// # Errors
+/// As [`secret`].
+pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootError> {
+    Ok(RootKeys::new(secret(file)?, generation, demo))
+}
+
 /// Reads a root secret: the exact bytes of the file, never trimmed.
 ///
 /// # Errors
 /// A file that cannot be read, is too long, or too short to be a secret.
-pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootError> {
+pub fn secret(file: &Path) -> Result<RootSecret, RootError> {
     let failed = |error| RootError::Read {
         file: file.into(),
         error,
@@ -118,12 +126,10 @@ pub fn read(file: &Path, generation: u32, demo: bool) -> Result<RootKeys, RootEr
         .take(ROOT_FILE_MAX)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    let secret =
-        RootSecret::new(std::mem::take(&mut *bytes)).map_err(|error| RootError::Secret {
-            file: file.into(),
-            error,
-        })?;
-    Ok(RootKeys::new(secret, generation, demo))
+    RootSecret::new(std::mem::take(&mut *bytes)).map_err(|error| RootError::Secret {
+        file: file.into(),
+        error,
+    })
 }
 
 /// Writes the secret beside its place and links it there: it appears whole, and never replaces another one.

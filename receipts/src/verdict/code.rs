@@ -132,7 +132,7 @@ codes! {
     KeyMismatch, "key.mismatch", Unverifiable,
         "Not one signature of an epoch verifies under the SESSION_KEY that was given for it, so it is most likely the key of another epoch or session. This says nothing about tampering.";
     RootMismatch, "root.checkValue.mismatch", Unverifiable,
-        "The session was keyed from another root secret than the one given: the check value in its header differs, and not one signature verifies. Find the root of the generation that the header names. This says nothing about tampering.";
+        "The session was keyed from another root secret than those given: the check value in its header is none of theirs, and not one signature verifies. Give the root of the generation that the header names. This says nothing about tampering.";
     RootDemo, "root.demo", Warning,
         "The session was keyed from a demo root. Whoever ran the demo can sign anything, so its receipts prove nothing to anyone else.";
 }

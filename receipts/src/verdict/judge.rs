@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Header};
 use crate::ids::{Epoch, SessionId, Tier};
+use crate::keys::KeyCheckValue;
 
 use super::keys::{KeySource, Ring, VerifyKeys};
 use super::reading::{Mac, Report, Streams, overall};
@@ -36,7 +37,7 @@ pub(super) fn judge(
         completeness: Completeness::Open,
         anchoring: Anchoring::None,
         keys: Keys::Unavailable,
-        key_source: source,
+        key_source: source.clone(),
         receipts: Counts::default(),
         epochs: records.epochs(),
         breaks: Vec::new(),
@@ -54,13 +55,17 @@ pub(super) fn judge(
         return verdict;
     };
 
-    let mut ring = Ring::new(keys, session_id, Some(tenant_id.clone()));
-    for epoch in streams.epochs().into_iter().chain(records.epochs_used()) {
-        ring.learn(epoch);
-    }
+    let mut ring = Ring::of_session(keys, session_id, &tenant_id, &streams, &records);
     streams.items_mut().for_each(|item| item.check_mac(&ring));
     let results = records.check_macs(&ring);
-    let trust = distrust_wrong_keys(&mut ring, &streams, &results, source, &records, &mut report);
+    let trust = distrust_wrong_keys(
+        &mut ring,
+        &streams,
+        &results,
+        &source,
+        &records,
+        &mut report,
+    );
     if trust == Trust::Changed {
         streams.items_mut().for_each(|item| item.check_mac(&ring));
         records.check_macs(&ring);
@@ -90,7 +95,7 @@ pub(super) fn judge(
     }
 
     verdict.receipts = counts(&streams);
-    verdict.keys = keys_answer(&streams, &records, &ring, source, &mut report);
+    verdict.keys = keys_answer(&streams, &records, &ring, &source, &mut report);
     finish(&mut verdict, report, options);
     verdict
 }
@@ -107,7 +112,7 @@ fn distrust_wrong_keys(
     ring: &mut Ring<'_>,
     streams: &Streams<'_>,
     records: &[(Epoch, bool)],
-    source: KeySource,
+    source: &KeySource,
     read: &Records<'_>,
     report: &mut Report,
 ) -> Trust {
@@ -127,9 +132,9 @@ fn distrust_wrong_keys(
             let wrong = good.iter().filter(|(_, good)| !**good);
             wrong.map(|(epoch, _)| *epoch).collect()
         }
-        KeySource::Root(info) => {
+        KeySource::Root { check_value, .. } => {
             let header = read.header();
-            let same = header.is_some_and(|header| header.key_check_value == info.check_value);
+            let same = header.is_some_and(|header| header.key_check_value == *check_value);
             if same || good.values().any(|&good| good) {
                 Vec::new()
             } else {
@@ -143,19 +148,12 @@ fn distrust_wrong_keys(
     for epoch in &wrong {
         ring.distrust(*epoch);
     }
-    match (source, read.header()) {
-        (KeySource::Root(info), Some(header)) => {
-            let detail = format!(
-                "the session was keyed from root generation {} with check value {}, and the root given has generation {} and {}",
-                header.root_generation, header.key_check_value, info.generation, info.check_value
-            );
-            report.add(overall(Code::RootMismatch, detail));
-        }
-        (KeySource::Root(info), None) => {
-            let detail = format!(
-                "nothing verifies under the root given, whose check value is {}",
-                info.check_value
-            );
+    match source {
+        KeySource::Root {
+            check_value,
+            others,
+        } => {
+            let detail = other_root(read.header(), check_value, others);
             report.add(overall(Code::RootMismatch, detail));
         }
         _ => {
@@ -167,6 +165,37 @@ fn distrust_wrong_keys(
         }
     }
     Trust::Changed
+}
+
+/// Which root the session names, which ones were given, and what to do.
+fn other_root(
+    header: Option<&Header>,
+    check_value: &KeyCheckValue,
+    others: &[KeyCheckValue],
+) -> String {
+    let given: Vec<String> = std::iter::once(check_value)
+        .chain(others)
+        .map(ToString::to_string)
+        .collect();
+    let given = match others {
+        [] => format!("the root given, whose check value is {check_value}"),
+        _ => format!(
+            "any of the {} roots given, whose check values are {}",
+            given.len(),
+            given.join(", ")
+        ),
+    };
+    match header {
+        Some(header) => format!(
+            "the header names root generation {} with check value {}, and nothing in the session verifies under {given}; \
+             give the root of generation {}",
+            header.root_generation, header.key_check_value, header.root_generation
+        ),
+        None => format!(
+            "nothing in the session verifies under {given}, and no header says which root it was keyed from; give every \
+             root that it may have been"
+        ),
+    }
 }
 
 fn counts(streams: &Streams<'_>) -> Counts {
@@ -186,7 +215,7 @@ fn keys_answer(
     streams: &Streams<'_>,
     records: &Records<'_>,
     ring: &Ring<'_>,
-    source: KeySource,
+    source: &KeySource,
     report: &mut Report,
 ) -> Keys {
     let mut used = streams.epochs();
@@ -204,7 +233,7 @@ fn keys_answer(
         .findings
         .iter()
         .any(|finding| matches!(finding.code, Code::RootMismatch | Code::KeyMismatch));
-    if source != KeySource::None && !explained {
+    if *source != KeySource::None && !explained {
         let epochs: Vec<String> = missing.iter().take(8).map(Epoch::to_string).collect();
         let more = missing.len().saturating_sub(8);
         let more = if more > 0 {

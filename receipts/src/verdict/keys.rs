@@ -3,25 +3,33 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{Epoch, SessionId, TenantId, Tier};
-use crate::keys::{RootInfo, RootKeys, SessionKey, TenantKeys as _, TierKey};
+use crate::keys::{KeyCheckValue, RootKeys, SessionKey, TenantKeys as _, TierKey};
+
+use super::reading::Streams;
+use super::records::Records;
 
 /// Where a verifier's keys come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// It asked for a verdict without keys.
     None,
     /// A root secret, whose check value tells whether it is the right one.
-    Root(RootInfo),
+    Root {
+        /// Of the root that the session is verified under.
+        check_value: KeyCheckValue,
+        /// Of the roots that are held too, and were not chosen for the session.
+        others: Vec<KeyCheckValue>,
+    },
     /// Keys of single epochs, as an auditor is given them.
     Session,
 }
 
 impl KeySource {
     /// The word for it in JSON.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             KeySource::None => "none",
-            KeySource::Root(_) => "root",
+            KeySource::Root { .. } => "root",
             KeySource::Session => "session",
         }
     }
@@ -43,7 +51,10 @@ pub trait VerifyKeys {
 
 impl VerifyKeys for RootKeys {
     fn source(&self) -> KeySource {
-        KeySource::Root(self.root())
+        KeySource::Root {
+            check_value: self.root().check_value,
+            others: Vec::new(),
+        }
     }
 
     fn session_key(
@@ -111,7 +122,7 @@ impl VerifyKeys for SessionKeys {
 pub(super) struct Ring<'k> {
     keys: &'k dyn VerifyKeys,
     session_id: SessionId,
-    tenant_id: Option<TenantId>,
+    tenant_id: TenantId,
     epochs: Vec<(Epoch, Option<[TierKey; 3]>)>,
 }
 
@@ -119,21 +130,28 @@ pub(super) struct Ring<'k> {
 const EPOCHS_MAX: usize = 65_536;
 
 impl<'k> Ring<'k> {
-    pub(super) fn new(
+    /// The keys of every epoch that receipts, header and claims name.
+    pub(super) fn of_session(
         keys: &'k dyn VerifyKeys,
         session_id: SessionId,
-        tenant_id: Option<TenantId>,
+        tenant_id: &TenantId,
+        streams: &Streams<'_>,
+        records: &Records<'_>,
     ) -> Self {
-        Self {
+        let mut ring = Self {
             keys,
             session_id,
-            tenant_id,
+            tenant_id: tenant_id.clone(),
             epochs: Vec::new(),
+        };
+        for epoch in streams.epochs().into_iter().chain(records.epochs_used()) {
+            ring.learn(epoch);
         }
+        ring
     }
 
     /// Derives the keys of an epoch, if they are not there yet.
-    pub(super) fn learn(&mut self, epoch: Epoch) {
+    fn learn(&mut self, epoch: Epoch) {
         let Err(at) = self
             .epochs
             .binary_search_by_key(&epoch, |(epoch, _)| *epoch)
@@ -143,8 +161,9 @@ impl<'k> Ring<'k> {
         if self.epochs.len() >= EPOCHS_MAX {
             return;
         }
-        let tenant = self.tenant_id.as_ref();
-        let key = tenant.and_then(|tenant| self.keys.session_key(tenant, &self.session_id, epoch));
+        let key = self
+            .keys
+            .session_key(&self.tenant_id, &self.session_id, epoch);
         let keys = key.map(|key| Tier::ALL.map(|tier| key.tier_key(tier)));
         self.epochs.insert(at, (epoch, keys));
     }

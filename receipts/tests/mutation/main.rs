@@ -9,6 +9,7 @@ mod intact;
 mod keys;
 mod moves;
 mod removals;
+mod roots;
 
 use golden::Builder;
 use halo_receipts::evidence::{Evidence, StoredReceipt, Stream};

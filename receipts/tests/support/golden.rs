@@ -42,6 +42,16 @@ pub fn root_keys() -> RootKeys {
     RootKeys::new(RootSecret::new(root_bytes()).unwrap(), 1, false)
 }
 
+/// The root secret of the next generation.
+pub fn next_root_bytes() -> Vec<u8> {
+    (48..96).collect()
+}
+
+/// Every key of the sessions under the next generation of the root.
+pub fn next_root_keys() -> RootKeys {
+    RootKeys::new(RootSecret::new(next_root_bytes()).unwrap(), 2, false)
+}
+
 /// What a receipt is written with: its kind, parent and payload.
 pub struct Draft {
     /// Who signs.
@@ -86,7 +96,11 @@ pub struct Builder {
 impl Builder {
     /// A session that was just opened in its first epoch. Sessions with other seeds share no id.
     pub fn open(seed: u64) -> Self {
-        let keys = root_keys();
+        Self::open_under(root_keys(), seed)
+    }
+
+    /// The same under another root.
+    pub fn open_under(keys: RootKeys, seed: u64) -> Self {
         let tenant_id: TenantId = "acme-west".parse().unwrap();
         let session_id = SessionId::from_random(random(seed, 0));
         let mut builder = Self {
@@ -539,7 +553,12 @@ impl Builder {
 
 /// A session like the golden one, whose substrate answers with these tokens.
 pub fn session(seed: u64, first: &[&str], second: &[&str]) -> Builder {
-    let mut builder = Builder::open(seed);
+    session_under(root_keys(), seed, first, second)
+}
+
+/// The same under another root.
+pub fn session_under(keys: RootKeys, seed: u64, first: &[&str], second: &[&str]) -> Builder {
+    let mut builder = Builder::open_under(keys, seed);
     builder.capture(b"sixteen kHz of somebody asking");
     builder.capture(b"a picture of aisle seven");
     builder.escalate("How many pallets of saline are left?", first, 3);

@@ -187,7 +187,6 @@ impl World {
             door,
             roots: vec![root],
         };
-        world.root_file(1)?;
         world.install(step).await?;
         world.apply_tenants(step).await?;
         Ok(world)

@@ -1,5 +1,6 @@
 //! Step 4: the month ends and the root secret changes while devices ask. Nothing is refused, and what was recorded before verifies.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -102,9 +103,13 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
             one.all_answered()?;
             one.end(SOON).await?;
             for (session, generation) in &one.sessions {
-                let generation = usize::try_from(*generation)?;
-                world.passes(session, generation).await?;
-                if generation == world.roots.len() {
+                let verdict = world.passes(session).await?;
+                ensure!(
+                    verdict.root_generation() == Some(*generation),
+                    "{session} was opened under generation {generation}: {}",
+                    verdict.0
+                );
+                if *generation == version {
                     newer.push(session.clone());
                 }
             }
@@ -124,10 +129,24 @@ pub async fn run(world: &mut World, step: &mut Step) -> Result<()> {
         fleet.questions.len()
     ));
     fleet.end(SOON).await?;
-    for (session, generation) in &fleet.sessions {
-        world.passes(session, usize::try_from(*generation)?).await?;
+    let mut verdicts = BTreeMap::new();
+    for tenant in &world.tenants {
+        verdicts.extend(world.verdicts(&tenant.id).await?);
     }
-    step.held("sessions of both roots and both months verify");
+    let new = newer.iter().map(|session| (session, version));
+    let old = fleet.sessions.iter();
+    for (session, generation) in old.map(|(session, old)| (session, *old)).chain(new) {
+        let verdict = verdicts
+            .get(session)
+            .with_context(|| format!("{session} is not in the ledger"))?;
+        verdict.passes()?;
+        ensure!(
+            verdict.root_generation() == Some(generation),
+            "{session} was opened under generation {generation}: {}",
+            verdict.0
+        );
+    }
+    step.held("sessions of both roots and both months verify, in one run for each tenant");
     for tenant in &world.tenants {
         let tenant = tenant.id.clone();
         eventually(SOON, "the tenant is ready", || async {

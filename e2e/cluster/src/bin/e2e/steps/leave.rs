@@ -24,7 +24,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
     let asked = device
         .ask(&world.programs, &world.door, "What is left?", 8, LIMIT)
         .await?;
-    world.passes(&asked.session, world.roots.len()).await?;
+    world.passes(&asked.session).await?;
     let ids: Vec<&str> = world
         .tenants
         .iter()
@@ -76,7 +76,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
     .await?;
     step.held("their namespaces came back without keys and pods, and go; no volume, no node");
     // Receipts outlive their tenant.
-    world.passes(&asked.session, world.roots.len()).await?;
+    world.passes(&asked.session).await?;
     step.held("their receipts stay and verify");
 
     world

@@ -82,7 +82,7 @@ pub async fn run(world: &World, step: &mut Step) -> Result<()> {
     ));
     fleet.end(SOON).await?;
     for session in &sessions {
-        let verdict = world.verdict(session, world.roots.len()).await?;
+        let verdict = world.verdict(session).await?;
         ensure!(
             verdict.get("integrity") == "ok"
                 && ["sealed", "interrupted"].contains(&verdict.get("completeness")),
