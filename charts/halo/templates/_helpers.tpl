@@ -9,9 +9,9 @@ app.kubernetes.io/name: {{ .name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end }}
 
-{{/* Takes {root, name}. */}}
+{{/* Takes {root, name}, and more labels, which win over global.labels. One map, so that no key is there twice. */}}
 {{- define "halo.labels" -}}
-{{- with .root.Values.global.labels }}
+{{- with (merge (dict) (default dict .more) .root.Values.global.labels) }}
 {{ toYaml . }}
 {{- end }}
 {{ include "halo.selector" . }}
@@ -21,12 +21,13 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Takes {root, name}, and component if that differs from the name. The metadata of an object of the release's namespace. */}}
+{{/* Takes {root, name}, component if that differs from the name, namespace if it is not the release's, annotations, and more labels. The
+     metadata of an object. */}}
 {{- define "halo.metadata" -}}
 name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ default .root.Release.Namespace .namespace }}
 labels:
-  {{- include "halo.labels" (dict "root" .root "name" (default .name .component)) | trim | nindent 2 }}
+  {{- include "halo.labels" (dict "root" .root "name" (default .name .component) "more" .more) | trim | nindent 2 }}
 {{- with (merge (dict) (default dict .annotations) .root.Values.global.annotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}

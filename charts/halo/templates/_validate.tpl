@@ -41,7 +41,7 @@
 {{- if regexMatch "://" $values.global.imageRegistry }}
 {{- fail (printf "global.imageRegistry is a host and a path, such as registry.example.com/mirror, not a URL: %q" $values.global.imageRegistry) }}
 {{- end }}
-{{- $labels := dict "global.labels" $values.global.labels "operator.podLabels" $values.operator.podLabels "gateway.podLabels" $values.gateway.podLabels }}
+{{- $labels := dict "global.labels" $values.global.labels "operator.podLabels" $values.operator.podLabels "gateway.podLabels" $values.gateway.podLabels "monitoring.monitors.labels" $values.monitoring.monitors.labels "monitoring.rules.labels" $values.monitoring.rules.labels "monitoring.dashboards.labels" $values.monitoring.dashboards.labels }}
 {{- range $name, $map := $labels }}
 {{- range $key := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/part-of" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
 {{- if hasKey $map $key }}
@@ -72,6 +72,13 @@
 {{- $renew := trimSuffix "s" $values.operator.leaseRenew | int }}
 {{- if gt (mul 4 $renew) $duration }}
 {{- fail (printf "operator.leaseRenew (%s) is at most a quarter of operator.leaseDuration (%s): a leader needs time for a second try" $values.operator.leaseRenew $values.operator.leaseDuration) }}
+{{- end }}
+{{- end }}
+
+{{- $monitors := $values.monitoring.monitors }}
+{{- if and (regexMatch "^[0-9]+s$" $monitors.interval) (regexMatch "^[0-9]+s$" $monitors.scrapeTimeout) }}
+{{- if gt (trimSuffix "s" $monitors.scrapeTimeout | int) (trimSuffix "s" $monitors.interval | int) }}
+{{- fail (printf "monitoring.monitors.scrapeTimeout (%s) is longer than monitoring.monitors.interval (%s): the Prometheus operator leaves such monitors out" $monitors.scrapeTimeout $monitors.interval) }}
 {{- end }}
 {{- end }}
 
@@ -132,6 +139,19 @@ sockets handshakes handshake_ms request_ms first_frame_ms ping_ms send_ms refuse
 {{- end }}
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) }}
 {{- fail "gateway.tls.certManager.issuerRef.name is required: who signs the certificate" }}
+{{- end }}
+{{- if and $tls.certManager.enabled (not $tls.certManager.serviceNames) }}
+{{- if not $tls.certManager.dnsNames }}
+{{- fail "gateway.tls.certManager.dnsNames is required without the Service's names: a certificate needs a name" }}
+{{- end }}
+{{- if and .Values.tests.tenant (not .Values.tests.gateway) }}
+{{- fail "tests.gateway is required with gateway.tls.certManager.serviceNames=false: the certificate does not name the Service; give the URL with one of dnsNames" }}
+{{- end }}
+{{- end }}
+{{- if and (regexMatch "^[0-9]+h$" $tls.certManager.duration) (regexMatch "^[0-9]+h$" $tls.certManager.renewBefore) }}
+{{- if ge (trimSuffix "h" $tls.certManager.renewBefore | int) (trimSuffix "h" $tls.certManager.duration | int) }}
+{{- fail (printf "gateway.tls.certManager.renewBefore (%s) must be less than gateway.tls.certManager.duration (%s)" $tls.certManager.renewBefore $tls.certManager.duration) }}
+{{- end }}
 {{- end }}
 {{- range $name := include "halo.gateway.neededLimits" . | splitList " " }}
 {{- if not (get $gateway.config.limits $name) }}

@@ -72,11 +72,16 @@ pub struct CertManager {
     pub enabled: bool,
     /// Who signs it.
     pub issuer_ref: IssuerRef,
-    /// The names that devices call. The Service's own names are added.
+    /// The names that devices call.
     pub dns_names: Vec<String>,
+    /// Whether the Service's own names are added, which `helm test` calls. A public authority such as Let's Encrypt signs no certificate
+    /// with them: set false for one, and `tests.gateway` to a URL with one of `dnsNames`.
+    pub service_names: bool,
     /// How long a certificate is valid.
+    #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"))]
     pub duration: String,
     /// How long before its end it is replaced.
+    #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"))]
     pub renew_before: String,
 }
 
@@ -86,6 +91,7 @@ impl Default for CertManager {
             enabled: false,
             issuer_ref: IssuerRef::default(),
             dns_names: Vec::new(),
+            service_names: true,
             duration: "2160h".to_owned(),
             renew_before: "720h".to_owned(),
         }

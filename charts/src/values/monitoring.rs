@@ -59,8 +59,16 @@ pub struct Monitors {
     /// Whether the chart makes them.
     pub enabled: bool,
     /// Between two scrapes.
+    #[schemars(
+        length(min = 1),
+        regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$")
+    )]
     pub interval: String,
-    /// For one scrape.
+    /// For one scrape; at most the interval.
+    #[schemars(
+        length(min = 1),
+        regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$")
+    )]
     pub scrape_timeout: String,
     /// Labels that the Prometheus selects monitors by.
     pub labels: BTreeMap<String, String>,

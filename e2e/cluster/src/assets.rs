@@ -15,7 +15,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Error;
+use crate::{error::Error, go_modules};
 
 /// The Kubernetes release that `go/kubernetes/go.mod` pins.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
@@ -144,8 +144,7 @@ impl Assets {
 impl Set {
     /// In the cache, built if it is not there.
     fn find(&self) -> Result<Assets, Error> {
-        let go = env::var_os("GO").unwrap_or_else(|| "go".into());
-        cached(&cache_root(self.name)?, &go, self)
+        cached(&cache_root(self.name)?, &go_modules::go(), self)
     }
 
     /// The version of everything that decides what is built, as a short hex number.

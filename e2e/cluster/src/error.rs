@@ -28,6 +28,14 @@ pub enum Error {
         /// The end of what it printed.
         log: String,
     },
+    /// The files of a Go module.
+    #[error("Go module {module}: {why}")]
+    GoModule {
+        /// Its path and version.
+        module: String,
+        /// What happened.
+        why: String,
+    },
     /// A file, folder, socket or process.
     #[error("cannot {what}: {source}")]
     Io {

@@ -9,7 +9,7 @@ true
 {{- end }}
 {{- end }}
 
-{{/* Takes {root, component, path}: one endpoint that is scraped. */}}
+{{/* Takes {root, port}: one endpoint that is scraped. */}}
 {{- define "halo.monitoring.endpoint" -}}
 {{- $monitors := .root.Values.monitoring.monitors -}}
 - port: {{ .port }}

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use serde_json::Value;
+
 use crate::helm::{chart, charts, helm, render};
 
 /// The values of `ci/`, and the API versions that the cluster has besides its own.
@@ -221,6 +223,59 @@ fn a_pod_may_take_as_long_to_end_as_its_drain_can_take() {
         grace(&["--set", "gateway.terminationGracePeriodSeconds=300"]),
         300
     );
+}
+
+/// A key that is there twice is refused by those that apply objects strictly, and means whatever the reader makes of it to others.
+#[test]
+fn own_labels_and_annotations_win_over_those_of_every_object() {
+    let mut flags = vec!["--api-versions", "monitoring.coreos.com/v1"];
+    let own: Vec<String> = [
+        "global.labels",
+        "global.annotations",
+        "operator.podLabels",
+        "gateway.podLabels",
+        "operator.podAnnotations",
+        "gateway.podAnnotations",
+        "monitoring.monitors.labels",
+        "monitoring.rules.labels",
+        "monitoring.dashboards.labels",
+        "monitoring.dashboards.annotations",
+    ]
+    .iter()
+    .map(|place| {
+        let word = place.rsplit('.').nth(1).unwrap();
+        format!(
+            "{place}={{\"team\":\"{word}\",\"kubectl.kubernetes.io/default-container\":\"{word}\"}}"
+        )
+    })
+    .collect();
+    for set in own.iter().map(String::as_str).chain([
+        "monitoring.monitors.enabled=true",
+        "monitoring.rules.enabled=true",
+        "monitoring.dashboards.enabled=true",
+    ]) {
+        flags.extend(["--set-json", set]);
+    }
+    // The parser refuses a key that is there twice.
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&render(&flags).good()).unwrap();
+    for (kind, name, team) in [
+        ("Deployment", "halo-operator", "global"),
+        ("ServiceMonitor", "halo-gateway", "monitors"),
+        ("PodMonitor", "halo-substrates", "monitors"),
+        ("PrometheusRule", "halo", "rules"),
+        ("ConfigMap", "halo-dashboard-halo", "dashboards"),
+    ] {
+        let object = objects
+            .iter()
+            .find(|one| one["kind"] == kind && one["metadata"]["name"] == name)
+            .unwrap();
+        assert_eq!(object["metadata"]["labels"]["team"], team, "{kind}");
+        let pod = &object["spec"]["template"]["metadata"];
+        if kind == "Deployment" {
+            assert_eq!(pod["labels"]["team"], "operator");
+            assert_eq!(pod["annotations"]["team"], "operator");
+        }
+    }
 }
 
 #[test]

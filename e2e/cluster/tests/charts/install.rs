@@ -1,96 +1,45 @@
 //! The charts in a real API server: every object is accepted, by Pod Security too; an upgrade changes what it should; an uninstall leaves
 //! the definitions only.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use halo_e2e_cluster::{ControlPlane, Controllers, Options, eventually};
+use halo_e2e_cluster::{Controllers, Options, eventually};
 use serde_json::Value;
 
-use crate::helm::{Answer, chart, helm};
+use crate::cluster::Cluster;
+use crate::helm::chart;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-struct Cluster {
-    plane: ControlPlane,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let options = Options {
-            controllers: Controllers::On,
-            ..Options::default()
+/// The pods of both Deployments were made, which Pod Security lets pass.
+async fn pods_are_made(cluster: &Cluster, wanted: [usize; 2]) {
+    eventually(DEADLINE, async || {
+        let pods = cluster.json(&["get", "pods", "-n", "halo-system"]).await;
+        let count = |name: &str| {
+            let pods = pods["items"].as_array().into_iter().flatten();
+            pods.filter(|pod| {
+                pod["metadata"]["labels"]["app.kubernetes.io/name"] == name
+                    && pod["metadata"]["deletionTimestamp"].is_null()
+            })
+            .count()
         };
-        Self {
-            plane: ControlPlane::start(options).await.unwrap(),
+        let found = [count("halo-operator"), count("halo-gateway")];
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{found:?} pods of {wanted:?}"))
         }
-    }
-
-    /// helm blocks, and the harness's own tasks go on meanwhile.
-    async fn helm(&self, arguments: &[&str]) -> Answer {
-        let kubeconfig: PathBuf = self.plane.kubeconfig_path();
-        let arguments: Vec<String> = arguments.iter().map(|&one| one.to_owned()).collect();
-        tokio::task::spawn_blocking(move || {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            helm(Some(&kubeconfig), &arguments)
-        })
-        .await
-        .unwrap()
-    }
-
-    async fn kubectl(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.plane.kubectl_with(arguments, input).await.unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Value {
-        let text = self
-            .kubectl(&[arguments, &["-o", "json"]].concat(), "")
-            .await;
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Everything of the release is there, as often as its manifest says.
-    async fn everything_is_there(&self) -> usize {
-        let manifest = self
-            .helm(&["get", "manifest", "halo", "-n", "halo-system"])
-            .await
-            .good();
-        let names = self
-            .kubectl(&["get", "-o", "name", "-f", "-"], &manifest)
-            .await;
-        assert_eq!(names.lines().count(), manifest.matches("\nkind: ").count());
-        names.lines().count()
-    }
-
-    /// The pods of both Deployments were made, which Pod Security lets pass.
-    async fn pods_are_made(&self, wanted: [usize; 2]) {
-        eventually(DEADLINE, async || {
-            let pods = self.json(&["get", "pods", "-n", "halo-system"]).await;
-            let count = |name: &str| {
-                let pods = pods["items"].as_array().into_iter().flatten();
-                pods.filter(|pod| {
-                    pod["metadata"]["labels"]["app.kubernetes.io/name"] == name
-                        && pod["metadata"]["deletionTimestamp"].is_null()
-                })
-                .count()
-            };
-            let found = [count("halo-operator"), count("halo-gateway")];
-            if found == wanted {
-                Ok(())
-            } else {
-                Err(format!("{found:?} pods of {wanted:?}"))
-            }
-        })
-        .await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn install_upgrade_and_uninstall() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start(Options {
+        controllers: Controllers::On,
+        ..Options::default()
+    })
+    .await;
     let (crds, halo) = (chart("halo-crds"), chart("halo"));
     let (minimal, full) = (
         chart("halo/ci/minimal-values.yaml"),
@@ -133,7 +82,7 @@ async fn install_upgrade_and_uninstall() {
     );
     assert!(!installed.contains("WARNING"), "{installed}");
     assert!(cluster.everything_is_there().await > 15);
-    cluster.pods_are_made([2, 2]).await;
+    pods_are_made(&cluster, [2, 2]).await;
 
     // Everything that can be changed, but what needs other operators' kinds.
     let off = "monitoring.monitors.enabled=false,monitoring.rules.enabled=false,monitoring.dashboards.namespace=halo-system";
@@ -247,8 +196,7 @@ async fn install_upgrade_and_uninstall() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_without_the_definitions_is_told_what_is_missing() {
-    let plane = ControlPlane::start(Options::default()).await.unwrap();
-    let cluster = Cluster { plane };
+    let cluster = Cluster::start(Options::default()).await;
     let (halo, single) = (chart("halo"), chart("halo/ci/single-replica-values.yaml"));
     let installed = cluster
         .helm(&[

@@ -3,7 +3,7 @@
 use crate::helm::{chart, helm, render};
 
 /// Values that contradict each other, and what the refusal says.
-const CONTRADICTIONS: [(&[&str], &str); 37] = [
+const CONTRADICTIONS: [(&[&str], &str); 42] = [
     (&["aws.region=\"\""], "aws.region is required"),
     (&["aws.cluster.name=\"\""], "aws.cluster.name is required"),
     (
@@ -160,10 +160,35 @@ const CONTRADICTIONS: [(&[&str], &str); 37] = [
         &["gateway.podLabels={\"app.kubernetes.io/instance\":\"x\"}"],
         "gateway.podLabels may not hold app.kubernetes.io/instance",
     ),
+    (
+        &["monitoring.monitors.labels={\"app.kubernetes.io/name\":\"x\"}"],
+        "monitoring.monitors.labels may not hold app.kubernetes.io/name",
+    ),
+    (
+        &["monitoring.monitors.scrapeTimeout=\"31s\""],
+        "scrapeTimeout (31s) is longer than monitoring.monitors.interval (30s)",
+    ),
+    (
+        &[
+            "gateway.tls.certManager={\"enabled\":true,\"issuerRef\":{\"name\":\"x\"},\"serviceNames\":false}",
+        ],
+        "gateway.tls.certManager.dnsNames is required",
+    ),
+    (
+        &[
+            "gateway.tls.certManager={\"enabled\":true,\"issuerRef\":{\"name\":\"x\"},\"serviceNames\":false,\"dnsNames\":[\"x.example.com\"]}",
+            "tests.tenant=\"acme\"",
+        ],
+        "tests.gateway is required with gateway.tls.certManager.serviceNames=false",
+    ),
+    (
+        &["gateway.tls.certManager.renewBefore=\"2160h\""],
+        "renewBefore (2160h) must be less than gateway.tls.certManager.duration (2160h)",
+    ),
 ];
 
 /// Values of the wrong form, and the key and the complaint of the schema.
-const MISTAKES: [(&str, &str, &str); 16] = [
+const MISTAKES: [(&str, &str, &str); 19] = [
     ("operater={}", "''", "'operater' not allowed"),
     ("operator.replica=3", "'/operator'", "'replica' not allowed"),
     (
@@ -226,6 +251,21 @@ const MISTAKES: [(&str, &str, &str); 16] = [
         "monitoring.renderMode=\"never\"",
         "'/monitoring/renderMode'",
         "",
+    ),
+    (
+        "monitoring.monitors.interval=\"30\"",
+        "'/monitoring/monitors/interval'",
+        "does not match pattern",
+    ),
+    (
+        "monitoring.monitors.scrapeTimeout=\"\"",
+        "'/monitoring/monitors/scrapeTimeout'",
+        "minLength",
+    ),
+    (
+        "gateway.tls.certManager.duration=\"90d\"",
+        "'/gateway/tls/certManager/duration'",
+        "does not match pattern",
     ),
     (
         "aws.endpoints.s3=\"https://x\"",
