@@ -53,8 +53,9 @@ check-charts: ## The rendered charts against the schemas of Kubernetes 1.33 to 1
 	$(PYTHON) charts/check.py
 
 .PHONY: check-rules
-check-rules: ## Alerts and recording rules: promtool reads them, and each fires and stays silent when it should
+check-rules: ## Alerts and recording rules: promtool reads them, and each fires and stays silent when it should; dashboards: Grafana's model knows every field
 	$(PYTHON) telemetry/promtool/check.py
+	$(PYTHON) telemetry/grafana/check.py
 
 .PHONY: check-images
 check-images: ## The image builder and the Dockerfile say the same

@@ -43,7 +43,7 @@ pub fn files(root: &Path) -> Result<Vec<(PathBuf, String)>, ReferenceError> {
     ];
     for board in read::<Dashboard>(&root.join(PANELS))? {
         let path = Path::new(DASHBOARDS).join(format!("{}.json", board.uid));
-        files.push((path, board.json()));
+        files.push((path, board.json(&groups)));
     }
     Ok(files)
 }

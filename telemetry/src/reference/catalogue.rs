@@ -145,23 +145,41 @@ impl Catalogue {
     }
 }
 
+/// What is recorded, and the names of the metrics that it is made of.
+pub type Recorded = BTreeMap<String, BTreeSet<&'static str>>;
+
+/// The names of the metrics that an expression looks at, itself or through what is recorded.
+pub fn metrics_of(expression: &str, recorded: &Recorded) -> BTreeSet<&'static str> {
+    let names = promql::names(expression).unwrap_or_default();
+    let mut metrics = BTreeSet::new();
+    for selector in &names.selectors {
+        match recorded.get(&selector.name) {
+            Some(known) => metrics.extend(known.iter().copied()),
+            None => metrics.extend(metric(&selector.name).map(|(metric, _)| metric.name)),
+        }
+    }
+    metrics
+}
+
+/// What these rules record.
+pub fn recorded(groups: &[Group]) -> Recorded {
+    let mut recorded = Recorded::new();
+    for rule in groups.iter().flat_map(|group| &group.rules) {
+        if let Some(name) = &rule.record {
+            let metrics = metrics_of(&rule.expr, &recorded);
+            recorded.insert(name.clone(), metrics);
+        }
+    }
+    recorded
+}
+
 /// The names of the alerts whose expressions look at a metric, themselves or through what is recorded.
 pub fn alerts_of(groups: &[Group]) -> BTreeMap<&'static str, BTreeSet<String>> {
-    let mut recorded: BTreeMap<&str, BTreeSet<&'static str>> = BTreeMap::new();
+    let recorded = recorded(groups);
     let mut alerts: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
     for rule in groups.iter().flat_map(|group| &group.rules) {
-        let names = promql::names(&rule.expr).unwrap_or_default();
-        let mut metrics = BTreeSet::new();
-        for selector in &names.selectors {
-            match recorded.get(selector.name.as_str()) {
-                Some(known) => metrics.extend(known.iter().copied()),
-                None => metrics.extend(metric(&selector.name).map(|(metric, _)| metric.name)),
-            }
-        }
-        if let Some(name) = &rule.record {
-            recorded.insert(name, metrics);
-        } else if let Some(alert) = &rule.alert {
-            for metric in metrics {
+        if let Some(alert) = &rule.alert {
+            for metric in metrics_of(&rule.expr, &recorded) {
                 alerts.entry(metric).or_default().insert(alert.clone());
             }
         }

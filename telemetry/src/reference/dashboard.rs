@@ -1,9 +1,13 @@
 //! Dashboards of Grafana, from tables of rows and panels in `telemetry/dashboards`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use super::catalogue::{Recorded, metrics_of, recorded};
+use super::rules::Group;
+use crate::metrics::COMPONENTS;
 
 /// How a panel draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -19,7 +23,7 @@ pub enum Draw {
     Areas,
     /// One bar a series, of the whole range of time that is shown.
     Bars,
-    /// Coloured stretches over time, one line a series.
+    /// Coloured stretches over time, one line a series that is 0 or 1.
     Timeline,
 }
 
@@ -45,6 +49,12 @@ pub struct Panel {
     pub unit: String,
     /// Columns of 24.
     pub width: u8,
+    /// What the meaning of its metrics does not say by itself.
+    #[serde(default)]
+    pub about: Option<String>,
+    /// What 0 and 1 of a timeline mean.
+    #[serde(default)]
+    pub states: Option<[String; 2]>,
     /// What it asks.
     pub queries: Vec<Query>,
 }
@@ -72,6 +82,8 @@ pub struct Dashboard {
 }
 
 const COLUMNS: u8 = 24;
+/// The chart's interval of scrapes: from it Grafana takes how far back a rate must look.
+const SCRAPE: &str = "30s";
 
 fn source() -> Value {
     json!({"type": "prometheus", "uid": "${datasource}"})
@@ -94,7 +106,47 @@ impl Panel {
         }
     }
 
-    fn json(&self, id: usize, x: u8, y: u16) -> Value {
+    /// What is said of it, and what each metric that it shows means, in the words of the list.
+    fn description(&self, recorded: &Recorded) -> String {
+        let shown: BTreeSet<_> = self
+            .queries
+            .iter()
+            .flat_map(|query| metrics_of(&query.expr, recorded))
+            .collect();
+        let metrics = COMPONENTS.iter().flat_map(|component| component.metrics);
+        let lines = metrics
+            .filter(|metric| shown.contains(metric.name))
+            .map(|metric| format!("- `{}`: {}", metric.name, metric.help));
+        let lines: Vec<_> = self.about.iter().cloned().chain(lines).collect();
+        lines.join("\n")
+    }
+
+    fn options(&self) -> Value {
+        let legend =
+            json!({"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": true});
+        let tooltip = json!({"mode": "multi", "sort": "desc"});
+        let last = json!({"calcs": ["lastNotNull"], "fields": "", "values": false});
+        let number = |color: &str, graph: &str| {
+            json!({
+                "colorMode": color, "graphMode": graph, "justifyMode": "auto", "orientation": "auto", "reduceOptions": last,
+                "showPercentChange": false, "textMode": "auto", "wideLayout": true,
+            })
+        };
+        match self.draw {
+            Draw::Alarm => number("background", "none"),
+            Draw::Number => number("value", "area"),
+            Draw::Lines | Draw::Areas => json!({"legend": legend, "tooltip": tooltip}),
+            Draw::Bars => json!({
+                "displayMode": "gradient", "namePlacement": "auto", "orientation": "horizontal", "reduceOptions": last,
+                "showUnfilled": true, "sizing": "auto", "valueMode": "color",
+            }),
+            Draw::Timeline => json!({
+                "alignValue": "center", "legend": legend, "mergeValues": true, "rowHeight": 0.9, "showValue": "auto", "tooltip": tooltip,
+            }),
+        }
+    }
+
+    fn json(&self, id: usize, x: u8, y: u16, description: &str) -> Value {
         let instant = self.draw == Draw::Bars;
         let targets: Vec<_> = self
             .queries
@@ -117,28 +169,45 @@ impl Panel {
             .flatten()
             .collect();
         let custom = match self.draw {
-            Draw::Areas => json!({"fillOpacity": 60, "stacking": {"mode": "normal"}}),
-            Draw::Lines => json!({"fillOpacity": 0}),
+            Draw::Areas => {
+                json!({"axisSoftMin": 0, "fillOpacity": 60, "stacking": {"group": "A", "mode": "normal"}})
+            }
+            Draw::Lines => json!({"axisSoftMin": 0, "fillOpacity": 0}),
             Draw::Alarm | Draw::Number | Draw::Bars | Draw::Timeline => json!({}),
         };
+        let mut defaults = json!({
+            "unit": self.unit, "custom": custom, "thresholds": {"mode": "absolute", "steps": steps},
+        });
+        match &self.states {
+            // Without colours of their own Grafana paints the highest value red.
+            Some([no, yes]) => {
+                defaults["mappings"] = json!([{"type": "value", "options": {
+                    "0": {"text": no, "color": "orange", "index": 0}, "1": {"text": yes, "color": "green", "index": 1},
+                }}]);
+            }
+            // Bars begin at zero.
+            None if self.draw == Draw::Bars => defaults["min"] = json!(0),
+            None => {}
+        }
         json!({
             "id": id,
             "type": self.kind(),
             "title": self.title,
+            "description": description,
+            "interval": SCRAPE,
             "datasource": source(),
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height()},
             "targets": targets,
-            "fieldConfig": {
-                "defaults": {"unit": self.unit, "custom": custom, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}},
-                "overrides": [],
-            },
+            "options": self.options(),
+            "fieldConfig": {"defaults": defaults, "overrides": []},
         })
     }
 }
 
 impl Dashboard {
-    /// The text of its file.
-    pub fn json(&self) -> String {
+    /// The text of its file, for these rules.
+    pub fn json(&self, groups: &[Group]) -> String {
+        let recorded = recorded(groups);
         let (mut panels, mut y) = (Vec::new(), 0);
         for row in &self.rows {
             let id = panels.len() + 1;
@@ -153,7 +222,8 @@ impl Dashboard {
                     y += height;
                     (x, height) = (0, 0);
                 }
-                panels.push(panel.json(panels.len() + 1, x, y));
+                let description = panel.description(&recorded);
+                panels.push(panel.json(panels.len() + 1, x, y, &description));
                 x += panel.width;
                 height = height.max(u16::from(panel.height()));
             }
@@ -169,6 +239,11 @@ impl Dashboard {
             "refresh": "30s",
             "time": {"from": "now-6h", "to": "now"},
             "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]},
+            // From one dashboard to the other.
+            "links": [{
+                "type": "dashboards", "tags": ["halo"], "title": "", "icon": "", "tooltip": "", "url": "", "asDropdown": false,
+                "includeVars": true, "keepTime": true, "targetBlank": false,
+            }],
             "panels": panels,
         });
         format!("{:#}\n", sorted(board))
