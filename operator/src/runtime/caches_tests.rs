@@ -179,6 +179,7 @@ fn a_pod_says_what_keeps_it_from_starting() {
         assert_eq!(view.trouble, expected, "{status}");
         assert_eq!(view.ready_since.is_some(), view.place.ready);
         assert_eq!(view.place.node.as_deref(), Some("n"));
+        assert_eq!(view.over, status["phase"] == "Failed");
     }
 }
 

@@ -109,6 +109,8 @@ impl DeploymentView {
 pub struct PodView {
     /// Where it is.
     pub place: PodPlace,
+    /// Whether it has ended, as one that was evicted: it stays to be read, until somebody removes it, and holds nothing.
+    pub over: bool,
     /// Its uid.
     pub uid: String,
     /// The name of its substrate, by its label.
@@ -126,6 +128,7 @@ pub struct PodView {
 impl PodView {
     pub(super) fn of(pod: &Pod) -> Self {
         let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
         let condition = |kind: &str| {
             status
                 .and_then(|status| status.conditions.as_ref())
@@ -168,6 +171,7 @@ impl PodView {
                 ready,
                 ending: pod.metadata.deletion_timestamp.is_some(),
             },
+            over: matches!(phase, Some("Succeeded" | "Failed")),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             substrate: label(halo_crds::SUBSTRATE_LABEL),
             trouble: trouble(pod),

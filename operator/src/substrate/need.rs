@@ -33,9 +33,7 @@ pub fn nodes_wanted(
         return (0, None);
     }
     let alive = |name: &str| o.nodes.iter().any(|node| node.name == name && node.ready);
-    let staying = o
-        .pods
-        .iter()
+    let staying = there(&o.pods)
         .filter(|pod| pod.place.node.as_deref().is_some_and(alive))
         .count();
     let most = o
@@ -65,14 +63,18 @@ pub fn total(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// Pods that hold something. One that is over stays where it was until somebody removes it, which a Deployment does not do.
+pub fn there(pods: &[Arc<PodView>]) -> impl Iterator<Item = &Arc<PodView>> {
+    pods.iter().filter(|pod| !pod.over)
+}
+
 /// Counts pods.
 pub fn count(pods: &[Arc<PodView>]) -> Pods {
-    let ready = pods
-        .iter()
+    let ready = there(pods)
         .filter(|pod| pod.place.ready && !pod.place.ending)
         .count();
     Pods {
-        left: total(pods.len()),
+        left: total(there(pods).count()),
         ready: total(ready),
     }
 }

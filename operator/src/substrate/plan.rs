@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::demand::{self, Reading};
 use super::gate::{self, Gate};
-use super::need::{costs, count, nodes_wanted, total};
+use super::need::{costs, count, nodes_wanted, there, total};
 use super::phase::{self, Situation, Step, runs};
 use super::replicas::{self, Level, Rule};
 use super::status::{self, Facts, Nodes};
@@ -209,7 +209,7 @@ pub fn plan(observed: &Observed, settings: &Settings) -> Plan {
     // By a spec that nothing can be launched by, nodes can only end.
     let stuck = o.unlaunchable.is_some() && wanted > 0;
     let pool = ec2.filter(|_| !paused && !stuck).map(|ec2| {
-        let places: Vec<PodPlace> = o.pods.iter().map(|pod| pod.place.clone()).collect();
+        let places: Vec<PodPlace> = there(&o.pods).map(|pod| pod.place.clone()).collect();
         nodes::plan::plan(&node_pool(
             o, &before, ec2, &places, wanted, deleting, settings,
         ))
@@ -330,10 +330,7 @@ pub fn report(
         idle_since: d.idle_since,
         level: d.level,
         pods: count(&o.pods),
-        scheduled: o
-            .pods
-            .iter()
-            .any(|pod| !pod.place.ending && pod.place.node.is_some()),
+        scheduled: there(&o.pods).any(|pod| !pod.place.ending && pod.place.node.is_some()),
         trouble,
         refused: o
             .deployment

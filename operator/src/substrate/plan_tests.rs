@@ -197,6 +197,7 @@ fn nodes_stay_while_pods_end_but_not_for_ever() {
             ready: false,
             ending: true,
         },
+        over: false,
         uid: "p".to_owned(),
         substrate: "qwen".to_owned(),
         trouble: None,
@@ -206,6 +207,22 @@ fn nodes_stay_while_pods_end_but_not_for_ever() {
     })];
     let wanted = |o: &Observed| planned(o).decision.wanted;
     assert_eq!(wanted(&draining), 1);
+    // One that was evicted holds no node, and is none that must go before the substrate sleeps.
+    let mut evicted = draining.clone();
+    let mut pod = (*evicted.pods[0]).clone();
+    (pod.place.ending, pod.over) = (false, true);
+    evicted.pods = vec![Arc::new(pod)];
+    assert_eq!(wanted(&evicted), 0);
+    assert_eq!(planned(&evicted).status.phase, Some(Phase::Asleep));
+    // Beside one that is alive it is no second pod, and asks for no second node.
+    let mut awake = evicted.clone();
+    let mut substrate = (*awake.substrate).clone();
+    substrate.status.get_or_insert_default().phase = Some(Phase::Awake);
+    awake.substrate = Arc::new(substrate);
+    let mut alive = (*draining.pods[0]).clone();
+    (alive.place.ending, alive.place.ready) = (false, true);
+    awake.pods.push(Arc::new(alive));
+    assert_eq!(wanted(&awake), 1);
     // On a node that does not answer nothing ends.
     let mut dead = draining.clone();
     dead.nodes[0].ready = false;

@@ -110,6 +110,7 @@ fn each_stage_of_a_wake_is_measured_once() {
             ready: true,
             ending: false,
         },
+        over: false,
         uid: "1".to_owned(),
         substrate: "qwen".to_owned(),
         trouble: None,

@@ -78,6 +78,7 @@ impl World {
                     ready: false,
                     ending: false,
                 },
+                over: false,
                 uid: name,
                 substrate: "qwen".to_owned(),
                 trouble: None,
