@@ -68,13 +68,13 @@ pub fn change_byte(
             .position(|found| found == id.as_bytes());
         let Some(index) = found else { continue };
         let damaged = |error: block::BlockError| TamperError::Block(error.to_string());
-        let mut receipts = block::decode(&content).map_err(damaged)?;
+        let mut receipts = block::decode(&content, &ids).map_err(damaged)?;
         let stored = receipts.get_mut(index).ok_or(TamperError::Missing(*id))?;
         let byte = byte_at(stored, place, offset).ok_or(TamperError::Missing(*id))?;
         let old = *byte;
         let new = another(old);
         *byte = new;
-        let content = block::encode(&receipts).map_err(damaged)?;
+        let content = block::encode(&receipts, &ids).map_err(damaged)?;
         ledger.execute(
             "UPDATE block SET content = ?1 WHERE session_id = ?2 AND stream = ?3 AND first = ?4",
             params![content, session, stream, first],

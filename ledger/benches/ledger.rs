@@ -19,6 +19,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use halo_ledger::conformance::Sample;
 use halo_ledger::{Ledger, SqliteLedger, block};
 use halo_receipts::evidence::{Block, Stream};
+use halo_receipts::receipt::Receipt;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -91,6 +92,14 @@ fn raw(encoded: &[Vec<u8>]) -> Duration {
     start.elapsed()
 }
 
+/// The ids beside a block.
+fn ids(block: &Block) -> Vec<u8> {
+    let receipts = block.receipts.iter();
+    let id = |bytes: &[u8]| Receipt::parse(bytes).unwrap().body.receipt_id;
+    let ids: Vec<_> = receipts.map(|stored| id(&stored.bytes)).collect();
+    block::ids(&ids)
+}
+
 fn appending(c: &mut Criterion) {
     let runtime = runtime();
     for (name, layers, experts) in [
@@ -101,7 +110,7 @@ fn appending(c: &mut Criterion) {
         let blocks: Vec<_> = samples.iter().flat_map(|sample| &sample.1).collect();
         let encoded: Vec<_> = blocks
             .iter()
-            .map(|block| block::encode(&block.receipts).unwrap())
+            .map(|block| block::encode(&block.receipts, &ids(block)).unwrap())
             .collect();
         let receipts = blocks.iter().map(|block| block.receipts.len() as u64).sum();
         let body: usize = blocks
@@ -134,12 +143,15 @@ fn appending(c: &mut Criterion) {
             });
         });
         group.finish();
+        let beside = ids(blocks[0]);
         let mut group = c.benchmark_group(format!("one block, {name}"));
         group.throughput(Throughput::Elements(64));
         group.bench_function("encode", |b| {
-            b.iter(|| block::encode(&blocks[0].receipts).unwrap())
+            b.iter(|| block::encode(&blocks[0].receipts, &beside).unwrap())
         });
-        group.bench_function("decode", |b| b.iter(|| block::decode(&encoded[0]).unwrap()));
+        group.bench_function("decode", |b| {
+            b.iter(|| block::decode(&encoded[0], &beside).unwrap())
+        });
         group.finish();
     }
 }

@@ -1,4 +1,6 @@
-//! What a reply costs in DynamoDB: write units for each receipt, as DynamoDB Local counts them in ConsumedCapacity.
+//! What a reply costs in DynamoDB: write units for each receipt, as DynamoDB Local counts them in ConsumedCapacity, beside the
+//! floor: what the bytes that nothing else says would cost alone, each block in whole units. These are the MACs, the ids, the sealed
+//! texts, and the experts, of which there are as many bits as it takes to tell one choice from all others of as many.
 //!
 //! `cargo bench -p halo-ledger --bench units`. It needs a Java runtime, and Maven the first time.
 
@@ -13,12 +15,49 @@ use halo_ledger::conformance::Sample;
 use halo_ledger::dynamodb::{DynamoLedger, Options, create_table_on};
 use halo_ledger::{Ledger as _, LedgerMetrics};
 use halo_receipts::evidence::{Block, ClaimKind, Stream};
+use halo_receipts::experts::ExpertSet;
+use halo_receipts::payload::{ExpertLoad, from_canonical};
 use halo_telemetry::registry::Maker;
 
 /// The most write units that a receipt of a reply may cost.
 const LIMIT: f64 = 0.2;
 /// On-demand price of a million write units in us-east-2, in dollars, since November 2024.
 const PRICE: f64 = 0.625;
+
+/// The bytes that a write unit pays for.
+const UNIT: f64 = 1024.0;
+/// A MAC and an id.
+const SIGNED: f64 = 48.0;
+
+/// The bytes of a block that follow from nothing else in it.
+fn incompressible(block: &Block, experts: usize) -> f64 {
+    let receipts = block.receipts.iter();
+    let payloads = receipts.filter_map(|stored| stored.payload.as_deref());
+    let payloads = payloads.map(|payload| {
+        let load: Option<ExpertLoad> = from_canonical(payload).ok();
+        let chosen = load.map_or(0.0, |load| choices(&load.experts, experts));
+        chosen + sealed(payload)
+    });
+    SIGNED * block.receipts.len() as f64 + payloads.sum::<f64>()
+}
+
+/// The bytes of a payload's sealed text.
+fn sealed(payload: &[u8]) -> f64 {
+    let text = std::str::from_utf8(payload).unwrap();
+    let sealed = text.split_once("\"sealed\":\"").map(|(_, rest)| rest);
+    let digits = sealed.and_then(|rest| rest.find('"')).unwrap_or(0);
+    (digits * 3 / 4) as f64
+}
+
+/// The bytes that tell one choice of experts from all others of as many.
+fn choices(experts: &ExpertSet, all: usize) -> f64 {
+    let bits = |layer| {
+        let chosen = experts.layer(layer).count();
+        let ways = (0..chosen).map(|at| ((all - at) as f64 / (at + 1) as f64).log2());
+        ways.sum::<f64>()
+    };
+    (0..experts.layers()).map(bits).sum::<f64>() / 8.0
+}
 
 /// The write units that were counted so far.
 fn units(maker: &Maker) -> f64 {
@@ -56,12 +95,13 @@ async fn main() {
         .unwrap();
     println!("write units of a reply, blocks of 64; at most {LIMIT} for each receipt");
     println!(
-        "{:<26} {:>6} {:>8} {:>7} {:>11} {:>14} {:>12} {:>14}",
+        "{:<26} {:>6} {:>8} {:>7} {:>11} {:>6} {:>14} {:>12} {:>14}",
         "model",
         "tokens",
         "receipts",
         "units",
         "per receipt",
+        "floor",
         "with opening",
         "$/M receipts",
         "receipts/s"
@@ -89,9 +129,10 @@ async fn main() {
             let seal = [sample.block(Stream::Device, 2, 1)];
             let blocks = sample.blocks(Stream::Substrate, 64);
             let begun = Instant::now();
-            let mut receipts = 0;
+            let (mut receipts, mut floor) = (0, 0.0);
             for block in question.iter().chain(&blocks).chain(&seal) {
                 receipts += block.receipts.len();
+                floor += (incompressible(block, experts) / UNIT).ceil();
                 append(&ledger, &sample, block).await;
             }
             let rate = receipts as f64 / begun.elapsed().as_secs_f64();
@@ -103,7 +144,8 @@ async fn main() {
                 "  OVER THE LIMIT"
             };
             println!(
-                "{name:<26} {tokens:>6} {receipts:>8} {reply:>7.0} {each:>11.3} {:>14.3} {:>12.4} {rate:>14.0}{verdict}",
+                "{name:<26} {tokens:>6} {receipts:>8} {reply:>7.0} {each:>11.3} {:>6.3} {:>14.3} {:>12.4} {rate:>14.0}{verdict}",
+                floor / receipts as f64,
                 whole / receipts as f64,
                 each * PRICE,
             );

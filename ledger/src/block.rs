@@ -1,36 +1,100 @@
-//! How a block of receipts is stored: one codec, version 1, for every backend.
+//! How a block of receipts is stored: one codec, version 2, for every backend. Whatever bytes the receipts and payloads are,
+//! they come back as they were.
 //!
-//! | offset | bytes | field |
-//! | --- | --- | --- |
-//! | 0 | 1 | version, 1 |
-//! | 1 | 1 | number of receipts, 1 to 64 |
-//! | 2 | 4 | length of the body in bytes, u32 big-endian, at most [`BODY_MAX`] |
-//! | 6 | n | the body, compressed: exactly one zstd frame (RFC 8878) |
-//! | last 16 | 16 | the first 16 bytes of SHA-256 over every byte before them |
+//! # The block
+//! Beside a block stands its index, [`ids`]: the 16 bytes of each receipt's id, in order. The block itself is
 //!
-//! The body is, for each receipt, in order: the length of the full receipt (u16 big-endian), its bytes verbatim, the length
-//! of its event payload plus one (u32 big-endian; 0 if it has none), the payload's bytes verbatim.
+//! | bytes | field |
+//! | --- | --- |
+//! | 1 | version, 2 |
+//! | 1 | number of receipts, 1 to 64 |
+//! | 8 | the first 8 bytes of SHA-256 over the ids beside the block |
+//! | varint | length of the frame's content, at most [`COLUMNS_MAX`] |
+//! | varint | length of the tail |
+//! | n | the frame: exactly one zstd frame (RFC 8878), with [`DICTIONARY`] as raw content dictionary |
+//! | n | the tail |
+//! | 8 | the first 8 bytes of SHA-256 over every byte before them |
 //!
-//! The checksum tells damage (a flipped bit, a cut or an appended byte) from a block that was written so. It is no
-//! protection: whoever can write the ledger can compute it. What stands in a block is proved by the receipts' own MACs.
+//! A *varint* is a number of seven bits a byte, the lowest first, with the top bit set in every byte but the last. A *signed* one is
+//! zigzag: 0, -1, 1, -2, … stand as 0, 1, 2, 3, …
 //!
-//! Beside a block stands its index, [`ids`]: the 16 bytes of each receipt's id, in order.
+//! The checksums tell damage (a flipped bit, a cut or an appended byte) from a block that was written so. They are no
+//! protection: whoever can write the ledger can compute them. What stands in a block is proved by the receipts' own MACs.
+//!
+//! # The columns
+//! The frame's content is five varints, the lengths of the first five columns; then these columns; then the packed column, unless
+//! the tail is the packed column: then the frame's content ends before it. An empty tail is none. All columns are read to
+//! their ends, receipt by receipt:
+//!
+//! | column | holds |
+//! | --- | --- |
+//! | forms | flags of each receipt; behind them, unless the receipt is verbatim, its kind and its parent, a byte each |
+//! | times | signed varint: microseconds since 1970 less those of the receipt before that is not verbatim; of the first, less 0 |
+//! | values | numbers in texts, see below |
+//! | ones | the number of ones in each word of a bitmap, a byte each |
+//! | text | tenants and texts, see below |
+//! | packed | what does not compress |
+//!
+//! Flags: 1 there is a payload; 2 the receipt is verbatim; 4 session, epoch and tenant are given, else they are those given last; 8 the
+//! id is given, else it is the one beside the block; 16 event_payload_hash is given, else it is SHA-256 of the payload. Others are 0.
+//! Kind: 5 x tier + 0 halo_sensor_capture, 1 halo_tier_routing, 2 halo_expert_load, 3 halo_token_emit, 4 halo_tier_response.
+//! Parent: 0 none; 255 given; else the receipt so many places before in the block: its id beside the block, and SHA-256 of its bytes.
+//!
+//! A receipt takes from the packed column, in this order: hmac_signature (32 bytes); if given, session_id (16), session_epoch (4,
+//! big-endian), receipt_id (16), parent_receipt_hash (32) and parent_receipt_id (16), event_payload_hash (32). It takes from the text
+//! column, if given, tenant_id and a byte FF; then its payload. Its bytes are the canonical JSON of these eleven
+//! fields. A receipt that canonical JSON of its fields does not spell byte for byte is verbatim: a text, and its payload another.
+//!
+//! # Texts
+//! A text is bytes of the text column up to FF. Bytes from F9 on stand for
+//!
+//! | byte | stands for | values | packed |
+//! | --- | --- | --- | --- |
+//! | FF | nothing: the text is over | | |
+//! | FE | a whole number in decimal digits | the number | |
+//! | FD | a string of lower-case hexadecimal digits, in its quotes | the number of bytes | the bytes |
+//! | FC | a string in base64url without padding, in its quotes | the number of bytes | the bytes |
+//! | FB | a UUID in lower case with hyphens, in its quotes | | 16 bytes |
+//! | FA | a list of strings of hexadecimal digits, all of one length: `["…","…"]` | the number of strings; the bytes of each | their words |
+//! | F9 | only as a text's first byte: the text is the following bytes of this column, and has no FF | the number of bytes | |
+//!
+//! A value is a signed varint: the value less the one that stood at the same place among the values of the last text of the same kind
+//! that had such a place; less 0 for the first one, and at every place from the 65th on. Differences are taken modulo 2^32, from -2^31 to
+//! 2^31 - 1. Kinds are those of receipts; a verbatim receipt and its payload are of a kind of their own.
+//!
+//! # Words
+//! Each bitmap is cut into words of 16 bytes and a shorter last one, read as little-endian numbers of n bits. A word with k ones at
+//! places p1 < … < pk stands as its rank, C(p1, 1) + … + C(pk, k), in as many bits as C(n, k) - 1 has, if k is at most 15 and these are
+//! fewer than n; else as itself, in n bits. The bits of a list follow each other, the lowest first, from the lowest bit of
+//! each byte on; zeros fill its last byte.
+
+mod columns;
+mod frame;
+mod ranks;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use halo_receipts::evidence::{BLOCK_MAX, StoredReceipt};
 use halo_receipts::ids::{Hash, ReceiptId};
 
-/// The only version so far.
-pub const VERSION: u8 = 1;
-/// The longest body, so that a small block cannot unpack into a large one.
+use columns::{Cursor, Reader, push_varint};
+pub use frame::DICTIONARY;
+
+/// The only version.
+pub const VERSION: u8 = 2;
+/// The most bytes of all receipts and payloads of a block, so that a small block cannot unpack into large ones.
 pub const BODY_MAX: usize = 1 << 20;
+/// The most bytes of a block's columns: what they take more than the receipts and payloads is less than 64 bytes a receipt.
+pub const COLUMNS_MAX: usize = BODY_MAX + 64 * BLOCK_MAX;
 /// The longest encoded block: with its ids and keys it fits an item of DynamoDB, which is at most 400 KiB.
 pub const ENCODED_MAX: usize = 384 << 10;
 
-const HEAD: usize = 6;
-const CHECKSUM: usize = 16;
-/// The fastest of zstd's usual levels. Hashes, MACs and bitmaps of experts are noise to a compressor: level 3 saves 1.5 % of the
-/// bytes and takes a third more time.
-const LEVEL: i32 = 1;
+const HEAD: usize = 10;
+const CHECK: usize = 8;
+/// The longest packed column that stands in the frame, where what it repeats is found; a longer one is the tail.
+const PACKED_IN_FRAME: usize = 1 << 10;
 
 /// Why a block could not be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,10 +102,10 @@ pub enum BlockError {
     /// No receipt, or more than [`BLOCK_MAX`].
     #[error("a block holds 1 to {BLOCK_MAX} receipts, not {0}")]
     Count(usize),
-    /// A receipt longer than 65,535 bytes.
-    #[error("a receipt of {0} bytes is longer than 65535")]
-    Receipt(usize),
-    /// A body longer than [`BODY_MAX`].
+    /// Ids that are not 16 bytes for each receipt.
+    #[error("{0} receipts have {1} bytes of ids beside them, and not 16 each")]
+    Ids(usize, usize),
+    /// Receipts and payloads longer than [`BODY_MAX`].
     #[error(
         "the receipts and payloads of a block take {0} bytes, and at most {BODY_MAX} are allowed: cut the block smaller"
     )]
@@ -53,7 +117,7 @@ pub enum BlockError {
     Encoded(usize),
     /// A block of a version that is not known here.
     #[error(
-        "the block has version {0}, and this program knows version {VERSION}; use a newer program"
+        "the block has version {0}, and this program knows version {VERSION}; use a program that knows that version"
     )]
     Version(u8),
     /// Bytes that are not what was written.
@@ -64,46 +128,45 @@ pub enum BlockError {
     Compress(String),
 }
 
-/// The bytes that the receipts take in a block before they are compressed, to cut blocks under [`BODY_MAX`].
+/// The bytes of the receipts and payloads of a block, to cut blocks under [`BODY_MAX`].
 pub fn body_len<'a>(receipts: impl IntoIterator<Item = &'a StoredReceipt>) -> usize {
     let len = |receipt: &StoredReceipt| {
-        2 + receipt.bytes.len() + 4 + receipt.payload.as_ref().map_or(0, Vec::len)
+        receipt.bytes.len() + receipt.payload.as_ref().map_or(0, Vec::len)
     };
     receipts.into_iter().map(len).sum()
 }
 
-/// Writes a block. The receipts are taken as bytes; what they say is not looked at.
-pub fn encode(receipts: &[StoredReceipt]) -> Result<Vec<u8>, BlockError> {
+/// Writes a block that stands beside these [`ids`]. The receipts are taken as bytes: whatever they are, they are read back so.
+/// An id in a receipt that is another one than that beside the block is kept in the block.
+pub fn encode(receipts: &[StoredReceipt], ids: &[u8]) -> Result<Vec<u8>, BlockError> {
     let count = u8::try_from(receipts.len()).map_err(|_| BlockError::Count(receipts.len()))?;
     if count == 0 || usize::from(count) > BLOCK_MAX {
         return Err(BlockError::Count(receipts.len()));
     }
+    let (each, rest) = ids.as_chunks();
+    if each.len() != receipts.len() || !rest.is_empty() {
+        return Err(BlockError::Ids(receipts.len(), ids.len()));
+    }
     let len = body_len(receipts);
-    let too_long = || BlockError::Body(len);
     if len > BODY_MAX {
-        return Err(too_long());
+        return Err(BlockError::Body(len));
     }
-    let mut body = Vec::with_capacity(len);
-    for receipt in receipts {
-        let bytes = &receipt.bytes;
-        let short = u16::try_from(bytes.len()).map_err(|_| BlockError::Receipt(bytes.len()))?;
-        body.extend_from_slice(&short.to_be_bytes());
-        body.extend_from_slice(bytes);
-        let payload = receipt.payload.as_deref();
-        let plus_one = payload.map_or(0, |payload| payload.len() + 1);
-        let plus_one = u32::try_from(plus_one).map_err(|_| too_long())?;
-        body.extend_from_slice(&plus_one.to_be_bytes());
-        body.extend_from_slice(payload.unwrap_or_default());
-    }
-    let compressed =
-        zstd::bulk::compress(&body, LEVEL).map_err(|e| BlockError::Compress(e.to_string()))?;
-    let mut out = Vec::with_capacity(HEAD + compressed.len() + CHECKSUM);
-    out.push(VERSION);
-    out.push(count);
-    let len = u32::try_from(len).map_err(|_| too_long())?;
-    out.extend_from_slice(&len.to_be_bytes());
-    out.extend_from_slice(&compressed);
-    let checksum = checksum(&out);
+    let columns = rows::write(receipts, each);
+    let tail = match columns.packed.len() {
+        ..=PACKED_IN_FRAME => 0,
+        len => len,
+    };
+    let mut body = columns.join();
+    let packed = body.split_off(body.len() - tail);
+    let frame = frame::compress(&body)?;
+    let mut out = Vec::with_capacity(HEAD + 10 + frame.len() + tail + CHECK);
+    out.extend_from_slice(&[VERSION, count]);
+    out.extend_from_slice(&check(ids));
+    push_varint(&mut out, body.len() as u64);
+    push_varint(&mut out, tail as u64);
+    out.extend_from_slice(&frame);
+    out.extend_from_slice(&packed);
+    let checksum = check(&out);
     out.extend_from_slice(&checksum);
     if out.len() > ENCODED_MAX {
         return Err(BlockError::Encoded(out.len()));
@@ -111,73 +174,58 @@ pub fn encode(receipts: &[StoredReceipt]) -> Result<Vec<u8>, BlockError> {
     Ok(out)
 }
 
-/// Reads a block back. Any bytes are taken: what [`encode`] did not write is an error, never a panic, and never allocates
-/// more than [`BODY_MAX`].
-pub fn decode(bytes: &[u8]) -> Result<Vec<StoredReceipt>, BlockError> {
+/// Reads a block back with the [`ids`] beside it. Any bytes are taken: what [`encode`] did not write is an error, never a
+/// panic, and allocates no more than [`COLUMNS_MAX`] for the columns and [`BODY_MAX`] for the receipts.
+pub fn decode(bytes: &[u8], ids: &[u8]) -> Result<Vec<StoredReceipt>, BlockError> {
     let damaged = BlockError::Damaged;
-    let Some((&[version, count, a, b, c, d], rest)) = bytes.split_first_chunk::<HEAD>() else {
-        return Err(damaged("it is too short"));
-    };
-    // A block of a later version may end in another checksum, so the version is judged first.
+    let version = *bytes.first().ok_or(damaged("it is empty"))?;
+    // A block of another version may end in another checksum, so the version is judged first.
     if version != VERSION {
         return Err(BlockError::Version(version));
     }
     if bytes.len() > ENCODED_MAX {
         return Err(damaged("it is too long"));
     }
-    let Some((frame, found)) = rest.split_last_chunk::<CHECKSUM>() else {
-        return Err(damaged("it is too short"));
-    };
-    if checksum(&bytes[..bytes.len() - CHECKSUM]) != *found {
+    let (before, found) = bytes.split_last_chunk().ok_or(damaged("it is too short"))?;
+    if check(before) != *found {
         return Err(damaged("its checksum differs"));
     }
+    let mut head = Cursor(before);
+    let short = || damaged("its head is cut off");
+    let [_, count] = head.array().ok_or_else(short)?;
     let count = usize::from(count);
     if !(1..=BLOCK_MAX).contains(&count) {
         return Err(BlockError::Count(count));
     }
-    let len = u32::from_be_bytes([a, b, c, d]) as usize;
-    if len > BODY_MAX {
-        return Err(BlockError::Body(len));
+    let beside: [u8; CHECK] = head.array().ok_or_else(short)?;
+    let (each, rest) = ids.as_chunks();
+    if each.len() != count || !rest.is_empty() || check(ids) != beside {
+        return Err(damaged(
+            "the ids beside it are not those that it was written with",
+        ));
     }
-    // One frame and nothing behind it: more frames would be unpacked too, and skippable ones would hide bytes.
-    if zstd::zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
-        return Err(damaged("it is not exactly one zstd frame"));
+    let len = head.varint().ok_or_else(short)?;
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if len > COLUMNS_MAX {
+        return Err(damaged("its columns are too long"));
     }
-    let body = zstd::bulk::decompress(frame, len)
-        .map_err(|_| damaged("it does not unpack into the length that it names"))?;
-    if body.len() != len {
-        return Err(damaged("it does not unpack into the length that it names"));
-    }
-    split(&body, count).ok_or(damaged("its receipts do not fill it exactly"))
+    let tail = head.varint().ok_or_else(short)?;
+    let tail = usize::try_from(tail).unwrap_or(usize::MAX);
+    let frame = head.0.len().checked_sub(tail);
+    let (frame, packed) = head.0.split_at(frame.ok_or_else(short)?);
+    let body = frame::decompress(frame, len).map_err(damaged)?;
+    let packed = Some(packed).filter(|packed| !packed.is_empty());
+    let unfit = || damaged("its columns do not make its receipts exactly");
+    let mut columns = Reader::split(&body, packed).ok_or_else(unfit)?;
+    let receipts = rows::read(&mut columns, each, BODY_MAX).ok_or_else(unfit)?;
+    columns.is_empty().then_some(receipts).ok_or_else(unfit)
 }
 
-/// The body's receipts, if there are exactly `count` and nothing behind them.
-fn split(mut body: &[u8], count: usize) -> Option<Vec<StoredReceipt>> {
-    let mut receipts = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (len, rest) = body.split_first_chunk::<2>()?;
-        let (bytes, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
-        let (plus_one, rest) = rest.split_first_chunk::<4>()?;
-        let (payload, rest) = match u32::from_be_bytes(*plus_one).checked_sub(1) {
-            Some(len) => {
-                let (payload, rest) = rest.split_at_checked(len as usize)?;
-                (Some(payload.to_vec()), rest)
-            }
-            None => (None, rest),
-        };
-        receipts.push(StoredReceipt {
-            bytes: bytes.to_vec(),
-            payload,
-        });
-        body = rest;
-    }
-    body.is_empty().then_some(receipts)
-}
-
-fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+/// The first bytes of SHA-256.
+fn check(bytes: &[u8]) -> [u8; CHECK] {
     let Hash(hash) = Hash::of(bytes);
-    let mut short = [0; CHECKSUM];
-    short.copy_from_slice(&hash[..CHECKSUM]);
+    let mut short = [0; CHECK];
+    short.copy_from_slice(&hash[..CHECK]);
     short
 }
 
@@ -195,185 +243,4 @@ pub fn read_ids(bytes: &[u8]) -> Vec<ReceiptId> {
         ReceiptId::from_bytes(id).unwrap_or_else(|_| ReceiptId::from_random(id.map(|byte| !byte)))
     };
     bytes.chunks(16).map(read).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn receipts() -> impl Strategy<Value = Vec<StoredReceipt>> {
-        let bytes = proptest::collection::vec(any::<u8>(), 0..700);
-        let payload = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
-        let receipt =
-            (bytes, payload).prop_map(|(bytes, payload)| StoredReceipt { bytes, payload });
-        proptest::collection::vec(receipt, 1..=BLOCK_MAX)
-    }
-
-    /// The bytes with a checksum that fits them, to reach the checks behind it.
-    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        bytes.extend_from_slice(&checksum(&bytes));
-        bytes
-    }
-
-    fn block(count: u8, len: u32, frame: &[u8]) -> Vec<u8> {
-        sealed([&[VERSION, count], &len.to_be_bytes()[..], frame].concat())
-    }
-
-    fn receipt(bytes: Vec<u8>, payload: Option<Vec<u8>>) -> StoredReceipt {
-        StoredReceipt { bytes, payload }
-    }
-
-    /// Bytes that do not compress.
-    fn noise(len: usize) -> Vec<u8> {
-        let mut state = 1u64;
-        let next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56) as u8
-        };
-        std::iter::repeat_with(next).take(len).collect()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
-
-        #[test]
-        fn written_blocks_read_back(receipts in receipts()) {
-            let bytes = encode(&receipts).unwrap();
-            prop_assert_eq!(decode(&bytes), Ok(receipts));
-        }
-
-        #[test]
-        fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(decode(&bytes).is_err());
-            // The same behind a right head and checksum.
-            let _ = decode(&block(1, bytes.len() as u32, &bytes));
-            let mut sealed = sealed(bytes);
-            sealed[0] = VERSION;
-            let _ = decode(&sealed);
-        }
-
-        #[test]
-        fn any_body_splits_without_a_panic(body in proptest::collection::vec(any::<u8>(), 0..300), count in 0usize..70) {
-            if let Some(receipts) = split(&body, count) {
-                prop_assert_eq!(body_len(&receipts), body.len());
-            }
-        }
-
-        #[test]
-        fn damage_is_detected(
-            receipts in receipts(),
-            at in any::<prop::sample::Index>(),
-            bit in 0u8..8,
-            tail in proptest::collection::vec(any::<u8>(), 1..20),
-        ) {
-            let good = encode(&receipts).unwrap();
-            let at = at.index(good.len());
-            prop_assert!(decode(&good[..at]).is_err());
-            let mut flipped = good.clone();
-            flipped[at] ^= 1 << bit;
-            prop_assert!(decode(&flipped).is_err());
-            prop_assert!(decode(&[good, tail].concat()).is_err());
-        }
-
-        #[test]
-        fn indexes_read_back(random in proptest::collection::vec(any::<[u8; 16]>(), 0..70)) {
-            let list: Vec<_> = random.into_iter().map(ReceiptId::from_random).collect();
-            prop_assert_eq!(read_ids(&ids(&list)), list);
-        }
-    }
-
-    #[test]
-    fn what_no_writer_writes_is_refused_behind_a_right_checksum() {
-        let body = [&[0, 1, b'{'][..], &0u32.to_be_bytes()].concat();
-        let frame = zstd::bulk::compress(&body, LEVEL).unwrap();
-        let len = body.len() as u32;
-        assert_eq!(
-            decode(&block(1, len, &frame)),
-            Ok(vec![receipt(vec![b'{'], None)])
-        );
-
-        let skippable = [
-            &0x184D_2A50u32.to_le_bytes()[..],
-            &3u32.to_le_bytes(),
-            b"abc",
-        ]
-        .concat();
-        let empty = zstd::bulk::compress(&[], LEVEL).unwrap();
-        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], LEVEL).unwrap();
-        for (what, bytes) in [
-            ("no receipts", block(0, len, &frame)),
-            ("too many receipts", block(65, len, &frame)),
-            ("fewer receipts than it says", block(2, len, &frame)),
-            (
-                "a body that is shorter than it says",
-                block(1, len + 1, &frame),
-            ),
-            (
-                "a body that is longer than it says",
-                block(1, len - 1, &frame),
-            ),
-            (
-                "a body over the limit",
-                block(1, BODY_MAX as u32 + 1, &frame),
-            ),
-            (
-                "a second frame",
-                block(1, len, &[&frame[..], &empty].concat()),
-            ),
-            (
-                "a skippable frame behind",
-                block(1, len, &[&frame[..], &skippable].concat()),
-            ),
-            (
-                "a skippable frame before",
-                block(1, len, &[&skippable[..], &frame].concat()),
-            ),
-            (
-                "a byte behind the frame",
-                block(1, len, &[&frame[..], &[0]].concat()),
-            ),
-            ("no frame", block(1, 0, &[])),
-            ("a bomb that owns up", block(1, 64 << 20, &bomb)),
-            ("a bomb that does not", block(1, BODY_MAX as u32, &bomb)),
-        ] {
-            assert!(decode(&bytes).is_err(), "{what}");
-        }
-        let newer = sealed([&[2, 1][..], &len.to_be_bytes(), &frame].concat());
-        assert_eq!(decode(&newer), Err(BlockError::Version(2)));
-    }
-
-    #[test]
-    fn limits() {
-        let one = receipt(vec![b'x'; 571], Some(vec![b'y'; 100]));
-        assert_eq!(encode(&[]), Err(BlockError::Count(0)));
-        assert_eq!(encode(&vec![one.clone(); 65]), Err(BlockError::Count(65)));
-        assert_eq!(encode(&vec![one.clone(); 300]), Err(BlockError::Count(300)));
-        let long = receipt(vec![b'x'; 65_536], None);
-        assert_eq!(encode(&[long]), Err(BlockError::Receipt(65_536)));
-        let full = receipt(Vec::new(), Some(vec![0; BODY_MAX - 6]));
-        assert_eq!(body_len([&full]), BODY_MAX);
-        assert_eq!(
-            decode(&encode(std::slice::from_ref(&full)).unwrap()),
-            Ok(vec![full.clone()])
-        );
-        assert_eq!(encode(&[full, one]), Err(BlockError::Body(BODY_MAX + 677)));
-        let dense = receipt(Vec::new(), Some(noise(ENCODED_MAX)));
-        assert!(matches!(encode(&[dense]), Err(BlockError::Encoded(len)) if len > ENCODED_MAX));
-    }
-
-    #[test]
-    fn damaged_indexes_keep_their_places() {
-        let id = ReceiptId::from_random([7; 16]);
-        let mut bytes = ids(&[id, id]);
-        // The version's bits alone: to set them right again would hide the damage.
-        bytes[6] ^= 0x10;
-        let read = read_ids(&bytes);
-        assert_eq!(read.len(), 2);
-        assert_ne!(read[0], id);
-        assert_eq!(read[1], id);
-        assert_eq!(read_ids(&bytes[..17]).len(), 2);
-    }
 }

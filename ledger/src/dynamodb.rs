@@ -8,7 +8,7 @@
 //! | `H` | the header: `body`, `mac`; the claim of the first epoch: `claim_body`, `claim_mac`; copies, see below |
 //! | `E#<place>` | the claim of a later epoch: `body`, `mac`, `epoch` |
 //! | `C#<epoch>#connection#<link>`, `C#<epoch>#substrate_link#<link>` | the other claims: `body`, `mac`, `epoch` |
-//! | `B#<d or s>#<first number>` | a block: `content` as [`crate::block`] says, `ids` (16 bytes each); copies, see below |
+//! | `B#<d or s>#<first number>` | a block: `content` and `ids` (16 bytes each), as [`crate::block`] says; copies, see below |
 //!
 //! Copies for searching: in a header `org_id` (the tenant), `device_id`, `opened` (time, `#`, session), `epoch` and `listing`; beside
 //! a block `org_id`, `receipt_count`, and in `receipts` the eleven fields of the receipts of tiers 0 and 1 and of every answer.
@@ -57,8 +57,8 @@ pub use table::{TableReport, create_table, create_table_on};
 pub struct Options {
     /// Where blocks wait while DynamoDB is away: a file, or a folder in which it is called `spill.db`.
     pub spill: Option<PathBuf>,
-    /// The most bytes of blocks in the spill; at the limit nothing more is acknowledged. 256 MiB unless told: 100,000 tokens
-    /// of the densest model, millions of others.
+    /// The most bytes of blocks in the spill; at the limit nothing more is acknowledged. 256 MiB unless told: half a million
+    /// tokens of a model with 48 layers of 128 experts, more of smaller ones.
     pub spill_max_bytes: u64,
     /// Where the ledger counts.
     pub metrics: Option<LedgerMetrics>,
@@ -202,6 +202,7 @@ impl Ledger for DynamoLedger {
         let block = record::prepare(session, block)?;
         self.writable()?;
         let write = writer::write_id()?;
+        writer::fits(session, &block, &write)?;
         let Some(spill) = &self.spill else {
             let patience = self.shared.patience;
             return writer::append(&self.shared, session, &block, &write, patience).await;
@@ -239,7 +240,7 @@ impl Ledger for DynamoLedger {
     }
 
     async fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionSummary>, LedgerError> {
-        reader::sessions(&self.shared, query).await
+        reader::sessions(&self.shared, self.spill.as_ref(), query).await
     }
 
     /// Puts an item on a condition that cannot hold: it needs everything that a write needs, and writes nothing.

@@ -77,7 +77,6 @@ pub struct Prepared {
 
 /// Checks a block that is to be appended to a session, and encodes it.
 pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerError> {
-    let encoded = block::encode(&block.receipts).map_err(|e| invalid("the block", e))?;
     let mut ids = Vec::with_capacity(block.receipts.len());
     let mut tenant = None;
     let mut attributes = Vec::new();
@@ -110,6 +109,8 @@ pub fn prepare(session: &SessionId, block: &Block) -> Result<Prepared, LedgerErr
             attributes.push(Attributes { position, fields });
         }
     }
+    let encoded = block::encode(&block.receipts, &block::ids(&ids));
+    let encoded = encoded.map_err(|e| invalid("the block", e))?;
     let tenant = tenant.ok_or_else(|| invalid("the block", block::BlockError::Count(0)))?;
     Ok(Prepared {
         tenant,

@@ -18,8 +18,8 @@
 //! accidents; whoever may write the file may drop them, and what that person changes is found by the verifier, not here.
 //!
 //! A program that damages a copy on purpose, to show that this is found, does what such a person would do: `DROP TRIGGER
-//! block_no_update`, read `content`, [`crate::block::decode`] it, change a byte of a receipt or a payload,
-//! [`crate::block::encode`] it, and `UPDATE block SET content = ?` at the same key.
+//! block_no_update`, read `ids` and `content`, [`crate::block::decode`] them, change a byte of a receipt or a payload,
+//! [`crate::block::encode`] it with the same ids, and `UPDATE block SET content = ?` at the same key.
 //!
 //! To copy a ledger that is in use: `sqlite3 ledger.db "VACUUM INTO 'copy.db'"`.
 

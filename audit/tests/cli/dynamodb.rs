@@ -191,16 +191,14 @@ fn found(place: &Place, words: &str) -> String {
 async fn a_byte_of_a_receipt_is_named() {
     let place = Place::new().await;
     let sk = "B#s#0000000003";
-    let content = place.item(sk).await["content"]
-        .as_b()
-        .unwrap()
-        .clone()
-        .into_inner();
-    let mut receipts = block::decode(&content).unwrap();
+    let item = place.item(sk).await;
+    let bytes = |name: &str| item[name].as_b().unwrap().clone().into_inner();
+    let (ids, content) = (bytes("ids"), bytes("content"));
+    let mut receipts = block::decode(&content, &ids).unwrap();
     let old = receipts[0].bytes[30];
     let new = if old == b'0' { b'1' } else { b'0' };
     receipts[0].bytes[30] = new;
-    let content = block::encode(&receipts).unwrap();
+    let content = block::encode(&receipts, &ids).unwrap();
     place
         .change(sk, "content", AttributeValue::B(Blob::new(content)))
         .await;
@@ -212,6 +210,32 @@ async fn a_byte_of_a_receipt_is_named() {
     );
     assert!(out.contains(&named), "{out}");
     assert!(!out.contains("PASS"), "{out}");
+}
+
+/// An id beside a block: alone it is damage of that block; with a block that was written again for it, the one receipt is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_beside_a_block_is_named() {
+    let place = Place::new().await;
+    let sk = "B#s#0000000003";
+    let item = place.item(sk).await;
+    let bytes = |name: &str| item[name].as_b().unwrap().clone().into_inner();
+    let (right, content) = (bytes("ids"), bytes("content"));
+    let receipts = block::decode(&content, &right).unwrap();
+    let mut ids = right;
+    ids[16] ^= 1;
+    let beside = AttributeValue::B(Blob::new(ids.clone()));
+    place.change(sk, "ids", beside).await;
+    let out = found(&place, "[block.damaged]");
+    let named = "the block is damaged: the ids beside it are not those that it was written with";
+    assert!(out.contains(named), "{out}");
+
+    let content = block::encode(&receipts, &ids).unwrap();
+    place
+        .change(sk, "content", AttributeValue::B(Blob::new(content)))
+        .await;
+    let out = found(&place, "[block.ids.mismatch]");
+    assert!(!out.contains("[block.damaged]"), "{out}");
+    assert_eq!(out.matches("[block.ids.mismatch]").count(), 1, "{out}");
 }
 
 #[test]

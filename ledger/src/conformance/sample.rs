@@ -76,6 +76,22 @@ impl Iterator for Random {
     }
 }
 
+/// Eight different experts of each layer, or all if there are fewer, as routers choose them.
+fn chosen(seed: u64, step: u32, layers: usize, experts: usize) -> ExpertSet {
+    let mut chosen = ExpertSet::new(layers, experts);
+    let mut random = Random::new(bytes(seed, "experts", step));
+    for layer in 0..layers {
+        let mut missing = experts.min(8);
+        while missing > 0 {
+            let new = random
+                .next()
+                .is_some_and(|random| chosen.insert(layer, random % experts));
+            missing -= usize::from(new);
+        }
+    }
+    chosen
+}
+
 fn time(micros: u64) -> Result<Timestamp, Failure> {
     Ok(Timestamp::from_micros(micros).ok_or("the time is too late")?)
 }
@@ -328,12 +344,7 @@ impl Sample {
         let mut substrate = Vec::new();
         let (mut load, mut last) = (routing, routing);
         for step in 0..steps {
-            // Eight experts of each layer, as routers choose them.
-            let mut experts = ExpertSet::new(layers, experts_each);
-            let random = Random::new(bytes(seed, "experts", step));
-            for (at, random) in (0..layers * 8).zip(random) {
-                experts.insert(at / 8, random % experts_each.max(1));
-            }
+            let experts = chosen(seed, step, layers, experts_each);
             let payload = ExpertLoad {
                 v: V1,
                 step,

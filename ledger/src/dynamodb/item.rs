@@ -1,8 +1,8 @@
 //! What stands in items, written and read: pure.
 //!
 //! Every value is a string or bytes. DynamoDB's number type would turn `1.50` into `1.5` and `007` into `7`; what a receipt says
-//! is therefore never kept as a number. What is verified is the bytes in `content`, `body` and `mac`; everything else is a copy
-//! for searching, returned as it stands, so that damage in it is for the verifier to name.
+//! is therefore never kept as a number. What is verified is the bytes in `content`, which is read with `ids`, in `body` and in `mac`;
+//! everything else is a copy for searching, returned as it stands, so that damage in it is for the verifier to name.
 
 use std::collections::HashMap;
 
@@ -256,12 +256,15 @@ pub fn read_range(item: &Item) -> Option<(Stream, u32, u32)> {
 /// A block and the searchable copies beside it.
 pub fn read_block(item: &Item) -> (StoredBlock, Vec<Attributes>) {
     let position = keys::read_block(&sort_key(item));
+    let ids = read_bytes(item, IDS);
     let content = match position {
-        Some(_) => block::decode(&read_bytes(item, CONTENT)).map_err(|error| error.to_string()),
+        Some(_) => {
+            block::decode(&read_bytes(item, CONTENT), &ids).map_err(|error| error.to_string())
+        }
         None => Err("the block names no stream and number".to_owned()),
     };
     let (stream, first) = position.unwrap_or(NOWHERE);
-    let ids = block::read_ids(&read_bytes(item, IDS));
+    let ids = block::read_ids(&ids);
     let copies = match item.get(RECEIPTS) {
         Some(AttributeValue::L(copies)) => copies.as_slice(),
         _ => &[],

@@ -9,6 +9,7 @@ use halo_receipts::ids::{Epoch, SessionId};
 
 use super::client::{Client, Query};
 use super::item::{self, DEVICE, Item, OPENED, TENANT};
+use super::spill::Spill;
 use super::{Shared, keys, table};
 use crate::{LedgerError, SessionQuery, SessionState, SessionSummary};
 
@@ -235,9 +236,11 @@ impl Reading {
     }
 }
 
-/// Sessions, newest first. An index lags behind the table, by less than a second as a rule.
+/// Sessions, newest first, with the receipts that wait in this program's spill. An index lags behind the table, by less than a
+/// second as a rule.
 pub async fn sessions(
     shared: &Shared,
+    spill: Option<&Spill>,
     query: &SessionQuery,
 ) -> Result<Vec<SessionSummary>, LedgerError> {
     if query.limit == Some(0) {
@@ -280,7 +283,7 @@ pub async fn sessions(
         ..Query::default()
     };
     let items = shared.client.query(request, shared.patience).await?;
-    let summaries = items.into_iter().map(|item| summary(shared, item));
+    let summaries = items.into_iter().map(|item| summary(shared, spill, item));
     futures_util::stream::iter(summaries)
         .buffered(COUNTED)
         .try_collect()
@@ -288,7 +291,11 @@ pub async fn sessions(
 }
 
 /// One item of an index. A damaged copy of a name is read from the header itself; a session is never left out.
-async fn summary(shared: &Shared, listed: Item) -> Result<SessionSummary, LedgerError> {
+async fn summary(
+    shared: &Shared,
+    spill: Option<&Spill>,
+    listed: Item,
+) -> Result<SessionSummary, LedgerError> {
     let patience = shared.patience;
     let pk = item::read_text(&listed, keys::PK).unwrap_or_default();
     let text = |name| item::read_text(&listed, name).unwrap_or_default();
@@ -328,11 +335,16 @@ async fn summary(shared: &Shared, listed: Item) -> Result<SessionSummary, Ledger
         }
     };
     let id = summary.session_id;
+    // Before the table is read: what leaves the spill meanwhile stands in the table then.
+    let waiting = spill.map_or([0, 0], |spill| spill.ends(&id));
     let (device, substrate) = tokio::try_join!(
         shared.client.last_block(&id, Stream::Device, patience),
         shared.client.last_block(&id, Stream::Substrate, patience),
     )?;
-    let next = |last: Option<(u32, u32)>| last.map_or(0, |(_, end)| end);
-    summary.receipts = next(device).saturating_add(next(substrate));
+    let [device, substrate] = [device, substrate].map(|last| last.map_or(0, |(_, end)| end));
+    let [waiting_device, waiting_substrate] = waiting;
+    summary.receipts = device
+        .max(waiting_device)
+        .saturating_add(substrate.max(waiting_substrate));
     Ok(summary)
 }

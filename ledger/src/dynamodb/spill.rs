@@ -58,7 +58,7 @@ fn now() -> u64 {
 }
 
 fn bytes(block: &Prepared) -> u64 {
-    ROW.saturating_add(block.encoded.len() as u64)
+    ROW.saturating_add((16 * block.ids.len() + block.encoded.len()) as u64)
 }
 
 impl Spill {
@@ -176,6 +176,21 @@ fn stored(block: &Prepared) -> StoredBlock {
     }
 }
 
+fn measure(metrics: &LedgerMetrics, index: &Index) {
+    let gauge = |state, blocks: usize| {
+        let blocks = i64::try_from(blocks).unwrap_or(i64::MAX);
+        metrics.spill_blocks.with_label_values(&[state]).set(blocks);
+    };
+    gauge("waiting", index.waiting);
+    gauge("kept", index.kept);
+    let bytes = i64::try_from(index.bytes).unwrap_or(i64::MAX);
+    metrics.spill_bytes.set(bytes);
+    let age = index
+        .oldest()
+        .map_or(0, |since| now().saturating_sub(since));
+    metrics.spill_oldest.set(age as f64 / 1e6);
+}
+
 impl Inner {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
@@ -250,24 +265,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells whoever waits, and the metrics.
+    /// Tells the metrics, and whoever waits.
     fn tell(&self, index: &Index) {
+        if let Some(metrics) = &self.metrics {
+            measure(metrics, index);
+        }
         self.waiting.send_replace(index.waiting);
-        let Some(metrics) = &self.metrics else {
-            return;
-        };
-        let gauge = |state, blocks: usize| {
-            let blocks = i64::try_from(blocks).unwrap_or(i64::MAX);
-            metrics.spill_blocks.with_label_values(&[state]).set(blocks);
-        };
-        gauge("waiting", index.waiting);
-        gauge("kept", index.kept);
-        let bytes = i64::try_from(index.bytes).unwrap_or(i64::MAX);
-        metrics.spill_bytes.set(bytes);
-        let age = index
-            .oldest()
-            .map_or(0, |since| now().saturating_sub(since));
-        metrics.spill_oldest.set(age as f64 / 1e6);
     }
 
     async fn append(

@@ -123,6 +123,17 @@ async fn claim_link(
     }
 }
 
+/// Refuses a block that makes an item which DynamoDB does not take, before it is sent, and before it is acknowledged from a
+/// spill that could never be drained.
+pub fn fits(session: &SessionId, block: &Prepared, write: &WriteId) -> Result<(), LedgerError> {
+    match item::size(&item::block(session, block, write)) {
+        ..=ITEM_MAX => Ok(()),
+        size => Err(LedgerError::Invalid(format!(
+            "the block: it makes an item of {size} bytes, and at most {ITEM_MAX} are allowed: cut the block smaller"
+        ))),
+    }
+}
+
 /// A block, straight into the table. `write` is the same in every attempt to write this block.
 pub async fn append(
     shared: &Shared,
@@ -132,13 +143,6 @@ pub async fn append(
     patience: Duration,
 ) -> Result<Appended, LedgerError> {
     let (client, known) = (&shared.client, &shared.known);
-    let item = item::block(session, block, write);
-    let size = item::size(&item);
-    if size > ITEM_MAX {
-        return Err(LedgerError::Invalid(format!(
-            "the block: it makes an item of {size} bytes, and at most {ITEM_MAX} are allowed: cut the block smaller"
-        )));
-    }
     let start = known
         .of(session)
         .map(|facts| facts.starts[block.stream as usize]);
@@ -151,6 +155,7 @@ pub async fn append(
             return repeated(shared, session, block, next, patience).await;
         }
     }
+    let item = item::block(session, block, write);
     let put = client.put(item, patience).await?;
     match put {
         Put::Stands(stands) if !item::is_own(&stands, write) => {

@@ -166,16 +166,16 @@ pub fn snapshot(db: &mut Connection, session: &SessionId) -> rusqlite::Result<Op
 
 fn stored_block(row: &Row<'_>) -> rusqlite::Result<StoredBlock> {
     let position = position(row, 0, 1)?;
-    let ids = block::read_ids(&bytes(row, 2)?);
+    let ids = bytes(row, 2)?;
     let content = match position {
-        Some(_) => block::decode(&bytes(row, 3)?).map_err(|error| error.to_string()),
+        Some(_) => block::decode(&bytes(row, 3)?, &ids).map_err(|error| error.to_string()),
         None => Err("the block names no stream and number".to_owned()),
     };
     let (stream, first) = position.unwrap_or(NOWHERE);
     Ok(StoredBlock {
         stream,
         first,
-        ids,
+        ids: block::read_ids(&ids),
         content,
     })
 }

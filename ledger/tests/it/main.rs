@@ -6,6 +6,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+mod block;
 mod conformance;
 mod crash;
 mod damage;

@@ -6,6 +6,7 @@
 //! | `session_id`, `stream`, `first` | which block |
 //! | `write` | the 16 bytes of its put |
 //! | `since` | when it came, in microseconds since 1970 |
+//! | `ids` | the ids beside the block, 16 bytes each |
 //! | `content` | the block, as [`crate::block`] says |
 //! | `kept` | why it cannot go into the ledger; null while it waits |
 
@@ -27,7 +28,7 @@ use crate::{LedgerError, block};
 /// `HALS` in ASCII, in `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x4841_4C53;
 /// The version of the table, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// The most writes in one transaction.
 const BATCH: usize = 128;
 /// The most writes that wait for the thread; whoever comes then waits, too.
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS block (
     first      INTEGER NOT NULL CHECK (first BETWEEN 0 AND 4294967294),
     write      BLOB NOT NULL CHECK (length(write) = 16),
     since      INTEGER NOT NULL,
+    ids        BLOB NOT NULL,
     content    BLOB NOT NULL,
     kept       TEXT
 ) STRICT;
@@ -205,11 +207,16 @@ fn prepare(db: &Connection, path: &Path) -> Result<(), LedgerError> {
     };
     match made().map_err(|error| fault::storage(path, &error))? {
         (APPLICATION_ID, VERSION) => Ok(()),
-        (APPLICATION_ID, found) => Err(LedgerError::Newer {
+        (APPLICATION_ID, found) if found > VERSION => Err(LedgerError::Newer {
             path: path.display().to_string(),
             found,
             known: VERSION,
         }),
+        (APPLICATION_ID, found) => Err(LedgerError::Storage(format!(
+            "the spill {} has version {found}, and this program knows version {VERSION}; let the program that wrote it \
+             drain it, or name another file",
+            path.display()
+        ))),
         _ => Err(LedgerError::Storage(format!(
             "{} is a database of another program; check the path of the spill",
             path.display()
@@ -233,7 +240,7 @@ fn rows(
     value: &str,
 ) -> rusqlite::Result<Vec<Result<Stored, Unreadable>>> {
     let sql = format!(
-        "SELECT position, session_id, stream, first, write, since, content, kept FROM block WHERE {condition} ORDER BY position"
+        "SELECT position, session_id, stream, first, write, since, ids, content, kept FROM block WHERE {condition} ORDER BY position"
     );
     let mut statement = db.prepare_cached(&sql)?;
     statement.query_map([value], row)?.collect()
@@ -253,15 +260,16 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Result<Stored, Unreadable>> {
         }));
     };
     let (first, since): (u32, i64) = (row.get(3)?, row.get(5)?);
-    let content: Vec<u8> = row.get(6)?;
-    let (write, kept) = (row.get(4)?, row.get(7)?);
+    let (ids, content): (Vec<u8>, Vec<u8>) = (row.get(6)?, row.get(7)?);
+    let (write, kept) = (row.get(4)?, row.get(8)?);
     let unreadable = |reason: String| Unreadable {
         position,
         stream: Some((session, stream)),
         reason,
     };
     let read = || {
-        let receipts = block::decode(&content).map_err(|error| unreadable(error.to_string()))?;
+        let receipts =
+            block::decode(&content, &ids).map_err(|error| unreadable(error.to_string()))?;
         let block = Block {
             stream,
             first,
@@ -349,8 +357,16 @@ fn insert(
     let (session, stream) = (session.to_string(), block.stream.letter().to_string());
     let since = i64::try_from(since).unwrap_or(i64::MAX);
     db.prepare_cached(
-        "INSERT INTO block (session_id, stream, first, write, since, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO block (session_id, stream, first, write, since, ids, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![session, stream, block.first, write, since, block.encoded])?;
+    .execute(params![
+        session,
+        stream,
+        block.first,
+        write,
+        since,
+        block::ids(&block.ids),
+        block.encoded,
+    ])?;
     Ok(db.last_insert_rowid())
 }

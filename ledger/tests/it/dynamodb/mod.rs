@@ -3,6 +3,8 @@
 mod backend;
 mod crash;
 mod faults;
+mod large;
+mod listed;
 mod proxy;
 mod spill;
 

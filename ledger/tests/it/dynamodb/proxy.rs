@@ -16,6 +16,8 @@ pub enum Mode {
     Pass,
     /// Its connection is cut before anything is done.
     Cut,
+    /// The same if it would write.
+    CutPuts,
     /// It is done, and the answer is lost.
     LoseAnswer,
     /// It is neither done nor answered.
@@ -134,13 +136,18 @@ async fn serve(
             (state.mode, state.left) = (Mode::Pass, None);
         }
         state.left = state.left.map(|left| left - 1);
-        if matches!(state.mode, Mode::Pass | Mode::LoseAnswer) {
+        let mode = match state.mode {
+            Mode::CutPuts if operation == "PutItem" => Mode::Cut,
+            Mode::CutPuts => Mode::Pass,
+            mode => mode,
+        };
+        if matches!(mode, Mode::Pass | Mode::LoseAnswer) {
             *state.done.entry(operation).or_default() += 1;
         }
-        state.mode
+        mode
     };
     match mode {
-        Mode::Cut => Ok(()),
+        Mode::Cut | Mode::CutPuts => Ok(()),
         Mode::Hang => std::future::pending().await,
         Mode::Refuse(error) => {
             let body = format!(

@@ -15,15 +15,15 @@ use super::{ask, begin, counted, hasty, metric, open, table, until};
 
 use Stream::{Device, Substrate};
 
-struct Spilling {
-    proxy: Proxy,
-    table: String,
-    folder: tempfile::TempDir,
-    ledger: DynamoLedger,
-    maker: Maker,
+pub struct Spilling {
+    pub proxy: Proxy,
+    pub table: String,
+    pub folder: tempfile::TempDir,
+    pub ledger: DynamoLedger,
+    pub maker: Maker,
 }
 
-async fn spilling(options: Options) -> Spilling {
+pub async fn spilling(options: Options) -> Spilling {
     let (proxy, table) = (Proxy::start().await, table().await);
     let folder = tempfile::tempdir().unwrap();
     let (ledger, maker) = reopen(&proxy, &table, folder.path(), options).await;
