@@ -101,6 +101,8 @@ struct Author<'a> {
     sample: &'a Sample,
     seed: u64,
     written: u32,
+    /// Microseconds since the session was opened.
+    passed: u64,
     keys: [TierKey; 3],
 }
 
@@ -125,9 +127,12 @@ impl Author<'_> {
             session_id: self.sample.session,
             tenant_id: self.sample.tenant.clone(),
             tier,
-            timestamp_utc: time(self.sample.opened_at.micros() + 1 + u64::from(self.written))?,
+            timestamp_utc: time(self.sample.opened_at.micros() + self.passed)?,
         };
         self.written += 1;
+        // Up to 65 ms, and as irregular as a model's steps.
+        let [high, low, ..] = bytes(self.seed, "time", self.written);
+        self.passed += 1 + u64::from(u16::from_be_bytes([high, low]));
         Ok(body.sign(&self.keys[usize::from(tier.number())]))
     }
 
@@ -316,6 +321,7 @@ impl Sample {
             sample: self,
             seed,
             written: 0,
+            passed: 1,
             keys,
         };
         let request_id = RequestId::from_random(bytes(seed, "request", 0));

@@ -14,7 +14,12 @@ use super::{begin, hasty};
 /// An item that DynamoDB would refuse is neither sent nor spilled: it could never be drained.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_over_400_kib_is_refused_before_it_is_sent() {
-    let Spilling { proxy, ledger, .. } = spilling(hasty()).await;
+    let Spilling {
+        proxy,
+        ledger,
+        folder: _folder,
+        ..
+    } = spilling(hasty()).await;
     let sample = Sample::new(1, 1).unwrap();
     begin(&ledger, &sample).await;
     // Not compressible, and each with its searchable copy beside it.

@@ -16,6 +16,7 @@ async fn sessions_are_listed_with_what_waits() {
         proxy,
         table,
         ledger,
+        folder: _folder,
         ..
     } = spilling(hasty()).await;
     let (waits, written) = (Sample::new(1, 40).unwrap(), Sample::new(2, 40).unwrap());

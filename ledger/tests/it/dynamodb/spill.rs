@@ -67,7 +67,7 @@ async fn blocks_wait_and_are_drained_in_order() {
         table,
         ledger,
         maker,
-        ..
+        folder: _folder,
     } = spilling(hasty()).await;
     let sample = Sample::new(1, 100).unwrap();
     begin(&ledger, &sample).await;
@@ -187,7 +187,12 @@ async fn blocks_wait_and_are_drained_in_order() {
 /// Many streams at once, an answer that is lost at the worst moment, and throttling beyond patience.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_written_twice() {
-    let Spilling { proxy, ledger, .. } = spilling(hasty()).await;
+    let Spilling {
+        proxy,
+        ledger,
+        folder: _folder,
+        ..
+    } = spilling(hasty()).await;
     let samples: Vec<_> = (0..12).map(|seed| Sample::new(seed, 40).unwrap()).collect();
     for sample in &samples {
         ask(&ledger, sample).await;
@@ -230,7 +235,12 @@ async fn a_full_spill_makes_writers_wait() {
         spill_max_bytes: 8 << 10,
         ..hasty()
     };
-    let Spilling { proxy, ledger, .. } = spilling(options).await;
+    let Spilling {
+        proxy,
+        ledger,
+        folder: _folder,
+        ..
+    } = spilling(options).await;
     let sample = Sample::new(1, 200).unwrap();
     ask(&ledger, &sample).await;
     proxy.set(Mode::Cut);
