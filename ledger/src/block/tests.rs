@@ -1,4 +1,6 @@
 use super::*;
+use crate::conformance::Sample;
+use halo_receipts::evidence::Stream;
 use proptest::prelude::*;
 
 fn receipts() -> impl Strategy<Value = Vec<StoredReceipt>> {
@@ -108,6 +110,27 @@ proptest! {
         let read = from.and_then(|mut from| rows::read(&mut from, ids_of(count).as_chunks().0, limit));
         prop_assert!(read.is_none_or(|receipts| body_len(&receipts) <= limit));
         let _ = decode(&block(count as u8, body.len(), &frame::compress(&body).unwrap()), &ids_of(count));
+    }
+
+    /// Columns that a writer wrote, with bytes changed, under a checksum that fits them.
+    #[test]
+    fn changed_columns_are_read_without_a_panic(
+        first in 0usize..160,
+        count in 1usize..=BLOCK_MAX,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let sample = Sample::from_model(1, 80, 3, 200).unwrap();
+        let receipts = sample.block(Stream::Substrate, first, count).receipts;
+        let ids = ids_of(receipts.len());
+        let mut body = rows::write(&receipts, ids.as_chunks().0).join();
+        for (at, new) in changes {
+            let at = at.index(body.len());
+            body[at] = new;
+        }
+        let frame = frame::compress(&body).unwrap();
+        if let Ok(receipts) = decode(&block(receipts.len() as u8, body.len(), &frame), &ids) {
+            prop_assert!(body_len(&receipts) <= BODY_MAX);
+        }
     }
 
     #[test]

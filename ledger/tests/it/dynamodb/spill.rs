@@ -413,4 +413,22 @@ async fn what_is_refused_is_not_spilled() {
     let refused = DynamoLedger::open_on(&proxy.environment().await, &table, options).await;
     let text = refused.err().unwrap().to_string();
     assert!(text.contains("another program"), "{text}");
+    // And no file whose blocks this program does not read.
+    for (version, advice) in [
+        (1, "let the program that wrote it drain it"),
+        (3, "use a newer program"),
+    ] {
+        let path = foreign.path().join(format!("{version}.db"));
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!("CREATE TABLE block (x); PRAGMA application_id = 0x48414C53; PRAGMA user_version = {version}"))
+            .unwrap();
+        let options = Options {
+            spill: Some(path),
+            ..hasty()
+        };
+        let refused = DynamoLedger::open_on(&proxy.environment().await, &table, options).await;
+        let text = refused.err().unwrap().to_string();
+        assert!(text.contains(advice), "{text}");
+    }
 }
