@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use halo_cloud::Cloud;
-use jiff::{SignedDuration, Timestamp};
 
+use crate::clock::Clock;
 use crate::effect::Witness;
 use crate::nodes::capacity::CapacityMemory;
 use crate::nodes::fleet::Fleet;
@@ -15,31 +15,6 @@ use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
 use crate::settings::Settings;
 use crate::tenant::keys::RootStore;
-
-/// Tells the time; tests move it.
-pub trait Clock: Send + Sync {
-    /// Now.
-    fn now(&self) -> Timestamp;
-}
-
-/// The machine's clock.
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
-}
-
-/// The machine's clock, shifted: for tests of what happens at another time.
-pub struct ShiftedClock(pub SignedDuration);
-
-impl Clock for ShiftedClock {
-    fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        now.checked_add(self.0).unwrap_or(now)
-    }
-}
 
 /// What every reconcile works with. Built once at the start.
 pub struct Context {

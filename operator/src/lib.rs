@@ -3,6 +3,7 @@
 //! Both kinds walk `dereference -> validate -> plan -> apply -> status`. What decides is pure ([`substrate::plan`], [`nodes::plan`],
 //! [`tenant::plan`]); what touches the API server or the cloud is at the edge and passes through [`effect`].
 
+pub mod clock;
 pub mod config;
 pub mod context;
 pub mod effect;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::tags;
-use crate::context::Clock;
+use crate::clock::Clock;
 use crate::settings::Pace;
 
 /// What the cloud has of one substrate.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::lease::{Candidate, Decision, Record};
 use super::managers::Manager;
 use super::metrics::Metrics;
-use crate::context::Clock;
+use crate::clock::Clock;
 use crate::settings::{LeaseSettings, Settings};
 
 /// How an election ended.

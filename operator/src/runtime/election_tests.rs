@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::testing::{Asked, Fake, settings, status};
 use super::*;
-use crate::context::SystemClock;
+use crate::clock::SystemClock;
 
 /// A server with one lease.
 #[derive(Default)]

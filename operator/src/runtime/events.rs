@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::controller::causes;
 use super::metrics::Metrics;
-use crate::context::Clock;
+use crate::clock::Clock;
 
 /// The name under which the operator reports events.
 const CONTROLLER: &str = "halo-operator";

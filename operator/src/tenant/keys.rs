@@ -9,7 +9,7 @@ use halo_crds::reasons;
 use halo_receipts::keys::{KeyError, ROOT_SECRET_MIN, RootSecret};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::context::Clock;
+use crate::clock::Clock;
 use crate::settings::Pace;
 
 /// Why there is no root secret. Never says what its value is.

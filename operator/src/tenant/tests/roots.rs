@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::super::keys::{RootError, RootStore};
 use super::worlds::{down, now};
-use crate::context::Clock;
+use crate::clock::Clock;
 use crate::settings::Pace;
 
 struct Hand(Mutex<Timestamp>);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use halo_operator::context::Clock;
+use halo_operator::clock::Clock;
 use jiff::{SignedDuration, Timestamp};
 
 /// The machine's clock and a distance to it. Leases run by the machine's own.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use halo_crds::HaloSubstrate;
 use halo_crds::status::Demand;
-use halo_operator::context::Clock as _;
+use halo_operator::clock::Clock as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};

@@ -12,7 +12,7 @@ use halo_cloud::{
     SecretError, Secrets, Tags, Volume, VolumeId,
 };
 use halo_e2e_cluster::{ControlPlane, Options, eventually};
-use halo_operator::context::SystemClock;
+use halo_operator::clock::SystemClock;
 use halo_operator::effect::Log;
 use halo_operator::runtime::metrics::Metrics;
 use halo_operator::runtime::operator::{Handle, Operator, Parts};
