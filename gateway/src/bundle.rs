@@ -63,8 +63,8 @@ pub enum BundleError {
     /// The routing receipt does not ask for this request and this prompt.
     #[error("the routing receipt does not commit to this request and prompt")]
     Prompt,
-    /// Tier 2 has already begun or closed the answer to this routing receipt.
-    #[error("this decision is already answered; ask to resume")]
+    /// Tier 2 has already begun or closed the answer to this routing receipt. Nothing is wrong with the bundle: it is served as `resume`.
+    #[error("this decision is already answered")]
     Answered,
 }
 

@@ -201,18 +201,28 @@ impl Session {
         }
         if request.op == Operation::Resume {
             let from_step = request.last_step.map_or(0, |step| step.saturating_add(1));
-            actions.push(Action::Resume {
-                request_id: request.request_id,
-                from_step,
-            });
-            self.book = None;
-            self.state = State::Answering(request.request_id, request.op);
+            self.resume(request.request_id, request.op, from_step, actions);
         } else if self.book.is_none() || bundle::has_seal(request) {
             actions.push(Action::Read);
             self.state = State::Reading(pending);
         } else {
             self.verify(pending, actions);
         }
+    }
+
+    fn resume(
+        &mut self,
+        request_id: RequestId,
+        operation: Operation,
+        from_step: u32,
+        actions: &mut Vec<Action>,
+    ) {
+        actions.push(Action::Resume {
+            request_id,
+            from_step,
+        });
+        self.book = None;
+        self.state = State::Answering(request_id, operation);
     }
 
     fn evidence(&mut self, evidence: Result<Box<Evidence>, String>, actions: &mut Vec<Action>) {
@@ -241,6 +251,10 @@ impl Session {
         };
         let request = &pending.request;
         match bundle::verify(&mut book, &mut self.ring, &self.terms, request) {
+            // The device could not know: its question came through a gateway that it lost before it heard anything.
+            Err(bundle::BundleError::Answered) => {
+                self.resume(request.request_id, request.op, 0, actions)
+            }
             Err(error) => self.bad_bundle(request.request_id, request.op, &error, actions),
             Ok(accepted) => {
                 self.book = Some(book);

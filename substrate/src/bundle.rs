@@ -79,6 +79,8 @@ impl BundleError {
         match self {
             BundleError::Ledger(_) => EndCode::LedgerUnavailable,
             BundleError::Keys(_) => EndCode::Unavailable,
+            // Another gateway had it answered meanwhile. The one that asks finds the answer in the ledger when it looks again.
+            BundleError::Answered => EndCode::Busy,
             _ => EndCode::BundleInvalid,
         }
     }

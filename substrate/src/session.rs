@@ -256,7 +256,11 @@ impl LinkSession {
             }
             Err(error) => {
                 out.push(Action::Log(format!("request {id} refused: {error}")));
-                let end = EscalateEnd::bare(id, EndStatus::Refused, error.code());
+                let code = error.code();
+                let end = EscalateEnd {
+                    retry_after_ms: (code == EndCode::Busy).then_some(RETRY_BUSY),
+                    ..EscalateEnd::bare(id, EndStatus::Refused, code)
+                };
                 self.conclude(&end, out);
             }
         }

@@ -101,6 +101,27 @@ async fn an_answer_whose_device_never_comes_back_is_stopped() {
     device.seals(&tokens, &end).await;
 }
 
+/// A device whose gateway went away before it was heard, and which another one told that it knows nothing, asks anew; meanwhile the
+/// first gateway had a pod answer.
+#[tokio::test]
+async fn a_question_that_has_an_answer_is_served_with_it() {
+    let (world, pod) = with_pod(Manner::Whole, 10).await;
+    let mut device = Device::new(&world).await;
+    let question = device.question(1);
+    device.send(&question).await;
+    let (tokens, end) = device.answer().await;
+    let mut again = Device::again(&world, lose(device)).await;
+    again.send(&question).await;
+    let (same_tokens, same) = again.answer().await;
+    assert_eq!(same_tokens, tokens);
+    assert_eq!(
+        (same.status, &same.receipts),
+        (EndStatus::Ok, &end.receipts)
+    );
+    again.seals(&tokens, &end).await;
+    assert_eq!(pod.requests.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_finished_answer_can_be_had_again_from_the_ledger() {
     let (world, _pod) = with_pod(Manner::Whole, 10).await;

@@ -157,7 +157,7 @@ fn a_request_is_answered_once() {
         (
             ask.request.request_id,
             EndStatus::Refused,
-            EndCode::BundleInvalid
+            EndCode::Busy
         )
     );
     assert_eq!(harness.seen.jobs.len(), 1);
@@ -180,7 +180,7 @@ fn a_request_is_answered_once() {
         [(
             ask.request.request_id,
             EndStatus::Refused,
-            EndCode::BundleInvalid
+            EndCode::Busy
         )]
     );
 }
