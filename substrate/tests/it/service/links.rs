@@ -154,11 +154,7 @@ fn a_request_is_answered_once() {
     harness.prepare();
     assert_eq!(
         ends(&harness)[1],
-        (
-            ask.request.request_id,
-            EndStatus::Refused,
-            EndCode::Busy
-        )
+        (ask.request.request_id, EndStatus::Refused, EndCode::Busy)
     );
     assert_eq!(harness.seen.jobs.len(), 1);
 
@@ -177,11 +173,7 @@ fn a_request_is_answered_once() {
     second.prepare();
     assert_eq!(
         ends(&second),
-        [(
-            ask.request.request_id,
-            EndStatus::Refused,
-            EndCode::Busy
-        )]
+        [(ask.request.request_id, EndStatus::Refused, EndCode::Busy)]
     );
 }
 
