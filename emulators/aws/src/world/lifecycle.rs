@@ -183,7 +183,7 @@ impl World {
                     .instances
                     .values()
                     .filter(|other| {
-                        other.state.uses_capacity()
+                        other.uses_capacity()
                             && rule.matches(&other.instance_type, &other.zone, &other.tenancy)
                     })
                     .count();
@@ -202,7 +202,7 @@ impl World {
             .state
             .instances
             .values()
-            .filter(|instance| instance.state.uses_capacity())
+            .filter(|instance| instance.uses_capacity())
             .collect();
         let limits = &self.rules.limits;
         if let Some(limit) = limits.instances

@@ -87,11 +87,6 @@ impl InstanceState {
         }
     }
 
-    /// Whether it takes up hardware: it is pending, running or on its way out.
-    pub fn uses_capacity(self) -> bool {
-        !matches!(self, Self::Stopped | Self::Terminated)
-    }
-
     /// Whether it has ended or is about to.
     pub fn is_ending(self) -> bool {
         matches!(self, Self::ShuttingDown | Self::Terminated)
@@ -170,6 +165,15 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Whether it takes up hardware: it is pending, running or on its way out of that. What was stopped ends without any.
+    pub fn uses_capacity(&self) -> bool {
+        match self.state {
+            InstanceState::Stopped | InstanceState::Terminated => false,
+            InstanceState::ShuttingDown => self.was != InstanceState::Stopped,
+            InstanceState::Pending | InstanceState::Running | InstanceState::Stopping => true,
+        }
+    }
+
     /// Comes to another state; `due` is when it goes on by itself.
     pub(super) fn turn(&mut self, state: InstanceState, at: Moment, due: Option<Moment>) {
         self.was = self.state;

@@ -119,7 +119,7 @@ fn check(account: &Account) -> Result<(), TestCaseError> {
     let hardware = state
         .instances
         .values()
-        .filter(|instance| instance.state.uses_capacity());
+        .filter(|instance| instance.uses_capacity());
     prop_assert!(hardware.count() <= 3, "more instances than capacity");
     for volume in state.volumes.values() {
         prop_assert_eq!(

@@ -290,6 +290,20 @@ fn capacity_ends_by_type_zone_and_tenancy() {
 }
 
 #[test]
+fn what_was_stopped_takes_no_room_while_it_ends() {
+    let mut account = Account::new();
+    let rule = CapacityRule::of("r7iz.4xlarge", "us-east-2a");
+    account.world.set_capacity(rule.slots(1));
+    let id = account.running(&[]);
+    let named = [("InstanceId.1", id.as_str())];
+    account.call("StopInstances", &named).unwrap();
+    account.pass(10_000);
+    account.call("TerminateInstances", &named).unwrap();
+    assert_eq!(account.state_of(&id), "shutting-down");
+    account.launched(&[]);
+}
+
+#[test]
 fn a_rule_without_a_type_counts_all_types() {
     let mut account = Account::new();
     account.world.set_capacity(CapacityRule {
