@@ -278,6 +278,24 @@ impl Crowd {
         }
     }
 
+    /// A tenant's one data volume, once its living instance holds it.
+    ///
+    /// A pod is ready here before its weights are there: its substrate is awake while their volume is still made and attached.
+    ///
+    /// # Errors
+    /// The volumes that there are.
+    pub fn attached_volume(&self, tenant: &str) -> Result<Volume, String> {
+        let instances = self.instances(tenant);
+        let living = instances.iter().find(|one| !one.state.is_ending());
+        let volumes = self.data_volumes(tenant);
+        assert!(volumes.len() <= 1, "{tenant}: {volumes:#?}");
+        let holder = volumes.first().and_then(|one| one.attachment.as_ref());
+        match (holder, living) {
+            (Some(on), Some(living)) if on.instance == living.id => Ok(volumes[0].clone()),
+            _ => Err(format!("{tenant}: {volumes:#?}")),
+        }
+    }
+
     /// Each is awake, by exactly the launches that there were reasons for.
     pub async fn assert_awake(&self, tenants: &[String]) {
         self.all(tenants, is_awake).await;
@@ -296,19 +314,7 @@ impl Crowd {
                 .collect();
             assert_eq!(living.len(), 1, "{tenant}: {living:#?}");
             assert_eq!(living[0].state, InstanceState::Running, "{tenant}");
-            // A pod that is ready here has not looked whether its weights are there: their volume may still be made and attached.
-            let volume = eventually(DEADLINE, || async {
-                let volumes = self.data_volumes(tenant);
-                let holds = |volume: &Volume| {
-                    let holder = volume.attachment.as_ref();
-                    holder.is_some_and(|on| on.instance == living[0].id)
-                };
-                match &volumes[..] {
-                    [only] if holds(only) => Ok(only.id.clone()),
-                    _ => Err(format!("{tenant}: {volumes:#?}")),
-                }
-            })
-            .await;
+            let volume = eventually(DEADLINE, || async { self.attached_volume(tenant) }).await;
             let own = nodes
                 .iter()
                 .filter(|one| one.labels().get(TENANT_LABEL) == Some(tenant));
@@ -325,7 +331,7 @@ impl Crowd {
             let slot = &status.nodes[0];
             assert_eq!(slot.state, NodeState::Ready, "{tenant}: {slot:?}");
             assert_eq!(slot.instance.as_ref(), Some(&living[0].id), "{tenant}");
-            assert_eq!(slot.volume.as_ref(), Some(&volume), "{tenant}");
+            assert_eq!(slot.volume.as_ref(), Some(&volume.id), "{tenant}");
             assert_eq!(slot.node.as_ref(), own.first(), "{tenant}");
         }
     }
@@ -484,6 +490,14 @@ pub fn is_awake(substrate: &HaloSubstrate) -> bool {
                 .iter()
                 .all(|slot| slot.state == NodeState::Ready)
         })
+}
+
+/// Whether a slot's volume is recorded to be this one.
+pub fn has_volume(substrate: &HaloSubstrate, volume: &str) -> bool {
+    let slots = substrate.status.iter().flat_map(|status| &status.nodes);
+    slots
+        .into_iter()
+        .any(|slot| slot.volume.as_deref() == Some(volume))
 }
 
 pub fn is_asleep(substrate: &HaloSubstrate) -> bool {

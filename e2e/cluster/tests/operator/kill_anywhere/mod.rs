@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use halo_aws_emulator::{Fault, Timings, faults::When};
 use halo_e2e_cluster::eventually;
 
-use self::crowd::{Crowd, Idle, Points, Sides, is_asleep, is_awake, points};
+use self::crowd::{Crowd, Idle, Points, Sides, has_volume, is_asleep, is_awake, points};
 use crate::support::DEADLINE;
 use crate::support::lanes::Point;
 
@@ -135,9 +135,13 @@ async fn one_effect_a_life() {
     let mut lives = BTreeSet::new();
     crowd.ask(&one).await;
     crowd.woken(&one);
+    // After the last of them nobody is left to bring anything about.
     let awake = async || {
+        let Ok(volume) = crowd.attached_volume("mayfly") else {
+            return false;
+        };
         let found = crowd.now("mayfly").await;
-        found.is_some_and(|found| is_awake(&found))
+        found.is_some_and(|found| is_awake(&found) && has_volume(&found, &volume.id))
     };
     live_and_die(&crowd, &mut lives, awake).await;
     assert!(
