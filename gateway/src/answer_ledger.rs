@@ -39,6 +39,17 @@ impl Task {
         }
     }
 
+    /// Whether the ledger holds receipts of the answer already.
+    pub(crate) async fn is_begun(&mut self) -> bool {
+        match self.stored().await {
+            Ok(stored) => stored.is_some_and(|stored| !stored.is_untouched()),
+            Err(error) => {
+                tracing::warn!(session = %self.ring.session(), error, "whether an answer has begun cannot be read");
+                false
+            }
+        }
+    }
+
     /// Ends an answer whose pod is gone. A pod that lives closes it by itself; otherwise this gateway does.
     pub(crate) async fn close(&mut self, finish: &'static str, heard: &[String]) -> EscalateEnd {
         let deadline = Instant::now() + Duration::from_millis(self.gateway.limits.pod_close_ms);

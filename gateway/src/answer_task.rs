@@ -46,6 +46,8 @@ enum Stopped {
     Refused(Refusal),
     /// The pod was reached, and the answer broke off; the word is the response's `finish`.
     Broken(&'static str),
+    /// The answer stands in the ledger, or is being written there: another gateway had asked for it.
+    Elsewhere,
 }
 
 fn refused(code: EndCode, retry_after_ms: Option<u32>) -> Stopped {
@@ -107,6 +109,7 @@ impl Task {
                 tracing::info!(session = %self.ring.session(), finish, "an answer broke off");
                 self.close(finish, &heard).await.to_json().ok()
             }
+            Err(Stopped::Elsewhere) => self.follow_ledger().await.to_json().ok(),
         };
         self.serve_end(document).await;
     }
@@ -161,14 +164,22 @@ impl Task {
         let mut place = self.enter(ask)?;
         let (mut link, mut moves) = ((self.terms.epoch, ask.next_link), 0);
         loop {
-            let mut pod = tokio::select! {
-                reached = self.reach(&mut place, &mut link).instrument(hold_span()) => reached?,
-                () = &mut abandoned => return Err(refused(EndCode::Cancelled, None)),
+            let reached = tokio::select! {
+                reached = self.reach(&mut place, &mut link).instrument(hold_span()) => reached,
+                () = &mut abandoned => Err(refused(EndCode::Cancelled, None)),
                 // What waits for a pod has not begun: the device may ask another gateway at once.
                 () = drain.cancelled() => {
                     place.ends("draining");
-                    return Err(refused(EndCode::Draining, Some(1000)));
+                    Err(refused(EndCode::Draining, Some(1000)))
                 }
+            };
+            let mut pod = match reached {
+                Ok(pod) => pod,
+                // A pod that was lost may still write: only a response in its place keeps out what the device would not know of.
+                Err(Stopped::Refused(refusal)) if moves > 0 => {
+                    return Err(Stopped::Broken(finish(refusal.code)));
+                }
+                Err(stopped) => return Err(stopped),
             };
             self.terms.epoch = link.0;
             let ended = tokio::select! {
@@ -201,6 +212,9 @@ impl Task {
                     match ended {
                         Ok(Relayed::Ended(document)) => return Ok(document),
                         Ok(Relayed::NotNow(code)) => {
+                            if code == EndCode::Busy && self.is_begun().await {
+                                return Err(Stopped::Elsewhere);
+                            }
                             self.gateway.metrics.moved("refused");
                             match code {
                                 EndCode::Busy => place.returns(Back::SessionBusy),
@@ -419,6 +433,15 @@ impl Task {
 
 fn hold_span() -> tracing::Span {
     tracing::info_span!(target: "halo::trace", "hold")
+}
+
+/// The response's `finish` for a request that was with a pod and ends with this code while it waits for another.
+fn finish(code: EndCode) -> &'static str {
+    match code {
+        EndCode::Cancelled => "cancelled",
+        EndCode::Draining => "draining",
+        _ => "lost",
+    }
 }
 
 /// Whether a pod that was reached has no room for the request, of which nothing exists yet.

@@ -60,6 +60,10 @@ pub enum BundleError {
     /// A seal over other receipts than the session has.
     #[error("the seal in receipt {0} is not over the receipts of this session")]
     Seal(ReceiptId),
+    /// A parent that the ledger does not show, or a seal that counts more receipts than it does. What was acknowledged may still wait in
+    /// the spill of a pod or of another gateway, so nothing is known to be wrong.
+    #[error("receipt {0} builds on receipts that the ledger does not show yet")]
+    Behind(ReceiptId),
     /// The routing receipt does not ask for this request and this prompt.
     #[error("the routing receipt does not commit to this request and prompt")]
     Prompt,
@@ -81,6 +85,7 @@ impl BundleError {
             BundleError::Differs(_) => "differs",
             BundleError::Private(_) => "private",
             BundleError::Seal(_) => "seal",
+            BundleError::Behind(_) => "behind",
             BundleError::Prompt => "prompt",
             BundleError::Answered => "answered",
         }
@@ -94,6 +99,7 @@ impl BundleError {
                 | BundleError::Chain { .. }
                 | BundleError::Differs(_)
                 | BundleError::Seal(_)
+                | BundleError::Behind(_)
         )
     }
 }
@@ -290,7 +296,10 @@ pub fn verify(
             Some(_) => return Err(BundleError::Differs(id)),
             None => {
                 let accepted = book.chain.accept(receipt, &event);
-                accepted.map_err(|error| BundleError::Chain { id, error })?;
+                accepted.map_err(|error| match error.is_behind(receipt, &request.receipts) {
+                    true => BundleError::Behind(id),
+                    false => BundleError::Chain { id, error },
+                })?;
                 book.push_device(id, hash);
                 if let Event::Routing(routing) = &event
                     && routing.decision == Decision::VerificationFailed
@@ -392,10 +401,17 @@ fn check_seal(
     response: &OrchestratorResponse,
     id: &ReceiptId,
 ) -> Result<(), BundleError> {
-    let counts = usize::try_from(response.device_receipts) == Ok(book.device.len())
-        && usize::try_from(response.substrate_receipts) == Ok(book.substrate.len());
+    let shown = [&book.device, &book.substrate].map(|hashes| hashes.len() as u64);
+    let sealed = [response.device_receipts, response.substrate_receipts].map(u64::from);
+    if sealed
+        .iter()
+        .zip(&shown)
+        .any(|(sealed, shown)| sealed > shown)
+    {
+        return Err(BundleError::Behind(*id));
+    }
     let root = || merkle::root(book.device.iter().chain(&book.substrate));
-    if counts && response.root == root() {
+    if sealed == shown && response.root == root() {
         Ok(())
     } else {
         Err(BundleError::Seal(*id))

@@ -21,6 +21,11 @@ use crate::keyring::Keyring;
 
 pub use events::{Action, Ask, CloseReason, Count, Event, Refusal, WriteError};
 
+/// When a bundle may come again whose foundation the ledger does not show, in milliseconds.
+const RETRY_BEHIND: u32 = 2000;
+/// How often running it is put off: two minutes for a device that waits as told. What a spill has not brought by then was lost with it.
+const BEHIND_MAX: u32 = 60;
+
 enum State {
     Idle,
     /// Waiting for the answer to [`Action::Admit`].
@@ -54,6 +59,8 @@ pub struct Session {
     book: Option<Book>,
     state: State,
     refusals_left: u32,
+    /// How often running a bundle was put off because the ledger does not show what it builds on.
+    behind: u32,
     heard: bool,
 }
 
@@ -76,6 +83,7 @@ impl Session {
             book: None,
             state: State::Idle,
             refusals_left: refusals.max(1),
+            behind: 0,
             heard: false,
         }
     }
@@ -255,8 +263,18 @@ impl Session {
             Err(bundle::BundleError::Answered) => {
                 self.resume(request.request_id, request.op, 0, actions)
             }
+            Err(error @ bundle::BundleError::Behind(_)) if self.behind < BEHIND_MAX => {
+                self.behind += 1;
+                tracing::warn!(session = %self.ring.session(), %error, "a bundle is put off");
+                let refusal = Refusal {
+                    code: EndCode::LedgerUnavailable,
+                    retry_after_ms: Some(RETRY_BEHIND),
+                };
+                self.refuse_request(request.request_id, request.op, refusal, actions);
+            }
             Err(error) => self.bad_bundle(request.request_id, request.op, &error, actions),
             Ok(accepted) => {
+                self.behind = 0;
                 self.book = Some(book);
                 pending.resets = accepted.resets;
                 if accepted.blocks.is_empty() {

@@ -61,6 +61,21 @@ pub enum ChainError {
     },
 }
 
+impl ChainError {
+    /// Whether `receipt` builds on one that neither the chain nor the bundle that it came in has. If the chain was read from a ledger,
+    /// what was acknowledged may still be on its way there.
+    pub fn is_behind<'a>(
+        &self,
+        receipt: &Receipt,
+        bundle: impl IntoIterator<Item = &'a Receipt>,
+    ) -> bool {
+        let parent = receipt.body.parent.map(|parent| parent.id);
+        let mut bundle = bundle.into_iter();
+        matches!(self, ChainError::ParentMissing)
+            && !bundle.any(|other| Some(other.body.receipt_id) == parent)
+    }
+}
+
 /// An event payload read by the kind and tier of its receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -59,6 +59,9 @@ pub enum BundleError {
         /// What is wrong with it.
         error: ChainError,
     },
+    /// A parent that the ledger does not show: what was acknowledged may still wait in a gateway's spill.
+    #[error("receipt {0} builds on receipts that the ledger does not show yet")]
+    Behind(ReceiptId),
     /// A receipt under whose id the ledger holds other bytes, or in another order.
     #[error("receipt {0} is not the one in the ledger")]
     Differs(ReceiptId),
@@ -77,7 +80,7 @@ impl BundleError {
     /// The code that the other side gets.
     pub fn code(&self) -> EndCode {
         match self {
-            BundleError::Ledger(_) => EndCode::LedgerUnavailable,
+            BundleError::Ledger(_) | BundleError::Behind(_) => EndCode::LedgerUnavailable,
             BundleError::Keys(_) => EndCode::Unavailable,
             // Another gateway had it answered meanwhile. The one that asks finds the answer in the ledger when it looks again.
             BundleError::Answered => EndCode::Busy,
@@ -280,9 +283,12 @@ impl Bundle {
                     last = Some(*number);
                 }
                 None => {
-                    chain
-                        .accept(receipt, event)
-                        .map_err(|error| BundleError::Chain { id, error })?;
+                    let accepted = chain.accept(receipt, event);
+                    let bundle = self.receipts.iter().map(|(receipt, _)| receipt);
+                    accepted.map_err(|error| match error.is_behind(receipt, bundle) {
+                        true => BundleError::Behind(id),
+                        false => BundleError::Chain { id, error },
+                    })?;
                     last = Some(u32::MAX);
                 }
             }

@@ -30,7 +30,7 @@ use halo_receipts::payload::to_raw;
 use halo_receipts::time::Timestamp;
 
 use crate::answer::{Answer, Binding, Ending, Random};
-use crate::bundle::{Accepted, Bundle, LinkId, authenticate};
+use crate::bundle::{Accepted, Bundle, BundleError, LinkId, authenticate};
 use crate::generate::StepOutput;
 pub use events::{
     Action, BLOCKS_WAITING, CLOSE_DRAIN, CLOSE_REFUSED, Event, Job, REFUSALS_MAX, Served,
@@ -256,10 +256,13 @@ impl LinkSession {
             }
             Err(error) => {
                 out.push(Action::Log(format!("request {id} refused: {error}")));
-                let code = error.code();
                 let end = EscalateEnd {
-                    retry_after_ms: (code == EndCode::Busy).then_some(RETRY_BUSY),
-                    ..EscalateEnd::bare(id, EndStatus::Refused, code)
+                    retry_after_ms: match error {
+                        BundleError::Answered => Some(RETRY_BUSY),
+                        BundleError::Behind(_) => Some(RETRY_LATER),
+                        _ => None,
+                    },
+                    ..EscalateEnd::bare(id, EndStatus::Refused, error.code())
                 };
                 self.conclude(&end, out);
             }

@@ -9,13 +9,14 @@ use halo_gateway::session::{Action, Ask, CloseReason, Count, Event, Refusal, Ses
 use halo_receipts::documents::{
     EndCode, EndStatus, EscalateEnd, EscalateRequest, Notice, Operation, Progress,
 };
-use halo_receipts::evidence::Block;
+use halo_receipts::evidence::{Block, Stream};
 use halo_receipts::fragment::{END_MAX, REQUEST_MAX, Reassembler, split};
 use halo_receipts::frame::{FrameType, encode};
 use halo_receipts::ids::{Epoch, RequestId, SessionId, Tier};
 use halo_receipts::keys::TierKey;
 use halo_receipts::link::{End, Link};
 use halo_receipts::messages::Backpressure;
+use halo_receipts::payload::AnswerStatus;
 use proptest::prelude::*;
 
 use crate::author::{Author, infer, record, request_id, resume, stored_block};
@@ -370,10 +371,10 @@ fn a_forged_bundle_is_refused_with_nothing_computed_and_nothing_written() {
         (EndStatus::Refused, EndCode::BundleInvalid)
     );
     assert_eq!(bench.refusals(), ["hmac"]);
-    let capture = bench.author.capture();
-    let late = record(request_id(2), &[&capture]);
+    // A receipt before its parent.
+    let [capture, next] = [bench.author.capture(), bench.author.capture()];
+    let late = record(request_id(2), &[&next, &capture]);
     bench.send(&late);
-    // The capture's parent was never written.
     assert_eq!(
         bench.last_end(),
         (EndStatus::Refused, EndCode::BundleInvalid)
@@ -473,6 +474,66 @@ fn a_ledger_that_does_not_serve() {
         bench.last_end(),
         (EndStatus::Failed, EndCode::LedgerUnavailable)
     );
+}
+
+/// What was acknowledged may wait in a spill: the ledger is late, and nothing is wrong with the bundle.
+#[test]
+fn what_builds_on_receipts_that_the_ledger_does_not_show_is_put_off() {
+    let put_off = (EndStatus::Refused, EndCode::LedgerUnavailable);
+    let mut bench = Bench::new();
+    let question = bench.question(1);
+    let routing = question.receipts[1].as_parent();
+    bench.send(&question);
+    bench.event(Event::Ended(&bare(
+        request_id(1),
+        EndStatus::Ok,
+        EndCode::Ok,
+    )));
+    let ([load, emit], _) = bench.author.step(0, routing, PROMPT);
+    let answer = bench.author.answer(
+        request_id(1),
+        emit.receipt.as_parent(),
+        0,
+        &[load.clone(), emit.clone()],
+        PROMPT,
+    );
+    let last = answer.receipt.as_parent();
+    let seal = bench.author.seal(last, AnswerStatus::Ok, PROMPT);
+    let capture = bench.author.capture();
+    let sealed = record(request_id(2), &[&seal, &capture]);
+    bench.send(&sealed);
+    assert_eq!(bench.last_end(), put_off);
+    assert_eq!(bench.ends.last().unwrap().retry_after_ms, Some(2000));
+    assert_eq!(bench.ledger.len(), 1);
+    bench.ledger.push(Block {
+        stream: Stream::Substrate,
+        first: 0,
+        receipts: [load, emit, answer]
+            .map(|written| written.stored())
+            .to_vec(),
+    });
+    bench.send(&sealed);
+    assert_eq!(bench.last_end(), (EndStatus::Recorded, EndCode::Ok));
+    assert_eq!(bench.refusals(), [""; 0]);
+
+    // A capture whose parent never comes: it is put off until nothing can be waiting any more.
+    let mut bench = Bench::new();
+    bench.author.capture();
+    let orphan = bench.author.capture();
+    let orphan = record(request_id(1), &[&orphan]);
+    for _ in 0..60 {
+        bench.send(&orphan);
+        assert_eq!(bench.last_end(), put_off);
+    }
+    bench.send(&orphan);
+    assert_eq!(
+        bench.last_end(),
+        (EndStatus::Refused, EndCode::BundleInvalid)
+    );
+    assert_eq!(bench.refusals(), ["behind"]);
+    let integrity = |count: &Count| matches!(count, Count::Integrity("bundle"));
+    assert_eq!(bench.counts.iter().filter(|one| integrity(one)).count(), 1);
+    assert!(bench.untouched());
 }
 
 #[test]

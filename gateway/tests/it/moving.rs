@@ -1,13 +1,15 @@
 //! Several pods: which one a request goes to, and what becomes of it when that one is lost.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use halo_gateway::bundle::Book;
 use halo_gateway::directory::Stage;
+use halo_ledger::LedgerError;
 use halo_receipts::documents::{EndCode, EndStatus};
 use halo_receipts::evidence::{Block, Claim, ClaimKind, Stream};
 
-use crate::author::{Author, request_id, resume};
+use crate::author::{Author, Written, request_id, resume};
 use crate::device::{Device, text};
 use crate::pod::{Manner, WORDS};
 use crate::shifting::{demand_is, patient, pod, policy, shifting};
@@ -123,6 +125,65 @@ async fn a_pod_that_wrote_before_it_died_is_not_followed_by_another() {
     let (tokens, end) = device.answer().await;
     assert_eq!(tokens, [token]);
     device.seals(&tokens, &end).await;
+}
+
+/// The pod may still write when the device has heard that nothing came of its request.
+#[tokio::test]
+async fn a_request_that_lost_its_pod_and_finds_no_other_is_closed() {
+    let (world, directory) = shifting(policy(), patient()).await;
+    let (first, one) = pod(&world, Manner::Whole, 0).await;
+    directory.pods(&[&one]);
+    let mut device = Device::new(&world).await;
+    let question = device.question(1);
+    let routing = question.receipts[1].as_parent();
+    device.send(&question).await;
+    until("the request", || first.requests.load(Ordering::SeqCst) == 1).await;
+    directory.stage(Stage::Asleep);
+    directory.wake_deadline(Duration::from_millis(50));
+    first.kill();
+    let (tokens, end) = device.answer().await;
+    assert!(tokens.is_empty());
+    assert_eq!((end.status, end.code), (EndStatus::Failed, EndCode::Lost));
+    device.seals(&tokens, &end).await;
+    let mut author = Author::new(device.session(), device.author.epoch);
+    author.counter = 7_000_000;
+    let (step, _) = author.step(0, routing, "Bay ");
+    let late = Block {
+        stream: Stream::Substrate,
+        first: 0,
+        receipts: step.iter().map(Written::stored).collect(),
+    };
+    let late = world.ledger.append(&device.session(), &late).await;
+    assert!(matches!(late, Err(LedgerError::Fork { .. })), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_answered_elsewhere_is_served_with_that_answer() {
+    let (world, directory) = shifting(policy(), patient()).await;
+    let (busy, address) = pod(&world, Manner::Busy, 0).await;
+    directory.pods(&[&address]);
+    let mut device = Device::new(&world).await;
+    let question = device.question(1);
+    let routing = question.receipts[1].as_parent();
+    device.send(&question).await;
+    // As long as the ledger knows of no answer, the request waits for its turn.
+    until("a second try", || busy.requests.load(Ordering::SeqCst) == 2).await;
+    let mut author = Author::new(device.session(), device.author.epoch);
+    author.counter = 7_000_000;
+    let (step, token) = author.step(0, routing, "Bay ");
+    let last = step[1].receipt.as_parent();
+    let answer = author.answer(request_id(1), last, 0, &step, "Bay ");
+    let block = Block {
+        stream: Stream::Substrate,
+        first: 0,
+        receipts: step.iter().chain([&answer]).map(Written::stored).collect(),
+    };
+    let session = device.session();
+    world.ledger.append(&session, &block).await.unwrap();
+    let (tokens, end) = device.answer().await;
+    assert_eq!((tokens, end.status), (vec![token.clone()], EndStatus::Ok));
+    device.seals(&[token], &end).await;
+    demand_is(&directory, 0, 0).await;
 }
 
 #[tokio::test]

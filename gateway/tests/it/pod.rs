@@ -43,6 +43,8 @@ pub enum Manner {
     Long(usize),
     /// It sends tokens as fast as the link takes them, and writes nothing.
     Flood,
+    /// It says that the request is under way, or was answered, elsewhere.
+    Busy,
 }
 
 /// What a pod was asked and how.
@@ -230,6 +232,13 @@ impl Inside {
                 .await;
         }
         let long = "x".repeat(Token::TEXT_MAX);
+        if self.manner == Manner::Busy {
+            let busy = EscalateEnd {
+                retry_after_ms: Some(500),
+                ..EscalateEnd::bare(request.request_id, EndStatus::Refused, EndCode::Busy)
+            };
+            return Self::end(&mut socket, &mut sending, &busy).await;
+        }
         let texts = match self.manner {
             Manner::Long(count) => vec![long.as_str(); count],
             _ => WORDS.to_vec(),
@@ -277,11 +286,15 @@ impl Inside {
             payloads: vec![Some(to_raw(&answer.payload.unwrap()).unwrap())],
             ..EscalateEnd::bare(request.request_id, EndStatus::Ok, EndCode::Ok)
         };
+        Self::end(&mut socket, &mut sending, &end).await;
+    }
+
+    /// Sends the end, and stays until the gateway closes.
+    async fn end(socket: &mut WebSocketStream<TcpStream>, sending: &mut Link, end: &EscalateEnd) {
         for payload in split(&end.to_json().unwrap(), END_MAX).unwrap() {
             let frame = sending.send(FrameType::EscalateEnd, &payload).unwrap();
             let _ = socket.send(Message::Binary(frame.into())).await;
         }
-        // Until the gateway closes.
         while let Some(Ok(_)) = socket.next().await {}
     }
 

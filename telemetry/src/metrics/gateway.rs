@@ -49,7 +49,7 @@ pub const REFUSED_BUNDLES: Definition = Definition {
     kind: Kind::Counter,
     labels: &["reason"],
     help: "Bundles that were refused, by reason.",
-    acts: "On call: signature, parent or payload reasons mean that a device's chain is broken.",
+    acts: "On call: hmac, chain, differs or seal mean that a device's chain is broken; behind, that receipts which were acknowledged are lost, as with a spill.",
 };
 /// What must never happen.
 pub const INTEGRITY_FAILURES: Definition = Definition {

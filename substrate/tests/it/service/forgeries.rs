@@ -190,18 +190,6 @@ pub fn forgeries(fresh: impl Fn(u8) -> Device) -> Vec<(Device, Forgery)> {
             ask.request.receipts[1] = routing;
         })
     });
-    add("a routing receipt without its capture", &|device| {
-        unrecorded(device, |_, ask| {
-            ask.request.receipts.remove(0);
-            ask.request.payloads.remove(0);
-        })
-    });
-    add("a capture that is not the next one", &|device| {
-        unrecorded(device, |device, ask| {
-            let mut later = device.ask(PROMPT, 8).request;
-            std::mem::swap(&mut ask.request, &mut later);
-        })
-    });
     add("an epoch that nobody claimed", &|device| {
         unrecorded(device, |device, ask| {
             let before = Epoch(device.epoch.0 - 5);

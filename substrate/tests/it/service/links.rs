@@ -143,6 +143,32 @@ fn the_same_device_is_answered_after_its_forgery_was_refused() {
     assert_eq!(harness.seen.prompts, [PROMPT]);
 }
 
+/// What was acknowledged may wait in a gateway's spill.
+#[test]
+fn what_builds_on_receipts_that_the_ledger_does_not_show_is_put_off() {
+    let mut harness = Harness::new(Device::new(27));
+    let earlier = harness.device.ask(PROMPT, 8);
+    let mut ask = harness.device.ask(PROMPT, 8);
+    // One whose capture builds on the earlier one, and one without its capture.
+    let whole = ask.document();
+    ask.request.receipts.remove(0);
+    ask.request.payloads.remove(0);
+    for (number, document) in [whole.clone(), ask.document()].iter().enumerate() {
+        harness.send(document);
+        harness.prepare();
+        let end = &harness.seen.ends[number];
+        assert_eq!(
+            (end.status, end.code, end.retry_after_ms),
+            (EndStatus::Refused, EndCode::LedgerUnavailable, Some(2000))
+        );
+        assert!(harness.seen.prompts.is_empty() && harness.blocks.is_empty());
+    }
+    harness.store.record(&earlier.stored);
+    harness.send(&whole);
+    harness.prepare();
+    assert_eq!(harness.seen.prompts, [PROMPT]);
+}
+
 #[test]
 fn a_request_is_answered_once() {
     let mut harness = Harness::new(Device::new(4));
