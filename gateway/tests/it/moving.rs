@@ -4,27 +4,55 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use halo_gateway::bundle::Book;
-use halo_gateway::directory::Stage;
+use halo_gateway::directory::{PodAddress, Stage};
 use halo_ledger::LedgerError;
 use halo_receipts::documents::{EndCode, EndStatus};
 use halo_receipts::evidence::{Block, Claim, ClaimKind, Stream};
+use halo_receipts::receipt::Parent;
 
 use crate::author::{Author, Written, request_id, resume};
 use crate::device::{Device, text};
-use crate::pod::{Manner, WORDS};
-use crate::shifting::{demand_is, patient, pod, policy, shifting};
-use crate::world::until;
+use crate::pod::{Manner, Pod, WORDS};
+use crate::shifting::{Shifting, demand_is, patient, pod, policy, shifting};
+use crate::world::{World, until};
+
+/// A device that has asked, and the one pod that there is, which was asked.
+async fn asked(
+    world: &World,
+    directory: &Shifting,
+    permits: usize,
+) -> (Pod, PodAddress, Device, Parent) {
+    let (only, address) = pod(world, Manner::Whole, permits).await;
+    directory.pods(&[&address]);
+    let mut device = Device::new(world).await;
+    let question = device.question(1);
+    device.send(&question).await;
+    until("the request", || only.requests.load(Ordering::SeqCst) == 1).await;
+    let routing = question.receipts[1].as_parent();
+    (only, address, device, routing)
+}
+
+/// Another author of the device's session: a pod, wherever it is.
+fn elsewhere(device: &Device) -> Author {
+    let mut author = Author::new(device.session(), device.author.epoch);
+    author.counter = 7_000_000;
+    author
+}
+
+/// The first block of stream `s`.
+fn block(written: &[Written]) -> Block {
+    Block {
+        stream: Stream::Substrate,
+        first: 0,
+        receipts: written.iter().map(Written::stored).collect(),
+    }
+}
 
 #[tokio::test]
 async fn a_pod_that_dies_before_the_first_token_is_not_noticed() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (first, one) = pod(&world, Manner::Whole, 0).await;
+    let (first, one, mut device, _) = asked(&world, &directory, 0).await;
     let (second, other) = pod(&world, Manner::Whole, 100).await;
-    directory.pods(&[&one]);
-    let mut device = Device::new(&world).await;
-    let question = device.question(1);
-    device.send(&question).await;
-    until("the request", || first.requests.load(Ordering::SeqCst) == 1).await;
     directory.pods(&[&one, &other]);
     first.kill();
     let (tokens, end) = device.answer().await;
@@ -54,12 +82,7 @@ async fn a_pod_that_dies_before_the_first_token_is_not_noticed() {
 #[tokio::test]
 async fn a_request_whose_only_pod_dies_waits_for_another() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (first, one) = pod(&world, Manner::Whole, 0).await;
-    directory.pods(&[&one]);
-    let mut device = Device::new(&world).await;
-    let question = device.question(1);
-    device.send(&question).await;
-    until("the request", || first.requests.load(Ordering::SeqCst) == 1).await;
+    let (first, _, mut device, _) = asked(&world, &directory, 0).await;
     directory.stage(Stage::Asleep);
     first.kill();
     demand_is(&directory, 1, 0).await;
@@ -73,12 +96,8 @@ async fn a_request_whose_only_pod_dies_waits_for_another() {
 #[tokio::test]
 async fn a_pod_that_dies_after_the_first_token_leaves_an_interrupted_answer() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (first, one) = pod(&world, Manner::Whole, 2).await;
+    let (first, one, mut device, _) = asked(&world, &directory, 2).await;
     let (second, other) = pod(&world, Manner::Whole, 100).await;
-    directory.pods(&[&one]);
-    let mut device = Device::new(&world).await;
-    let question = device.question(1);
-    device.send(&question).await;
     let tokens = vec![device.token().await, device.token().await];
     directory.pods(&[&one, &other]);
     first.kill();
@@ -93,28 +112,13 @@ async fn a_pod_that_dies_after_the_first_token_leaves_an_interrupted_answer() {
 #[tokio::test]
 async fn a_pod_that_wrote_before_it_died_is_not_followed_by_another() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (first, one) = pod(&world, Manner::Whole, 0).await;
+    let (first, one, mut device, routing) = asked(&world, &directory, 0).await;
     let (second, other) = pod(&world, Manner::Whole, 100).await;
-    directory.pods(&[&one]);
-    let mut device = Device::new(&world).await;
-    let question = device.question(1);
-    let routing = question.receipts[1].as_parent();
-    device.send(&question).await;
-    until("the request", || first.requests.load(Ordering::SeqCst) == 1).await;
     // Its first step is durable and on its way to the gateway when the pod dies.
-    let mut author = Author::new(device.session(), device.author.epoch);
-    author.counter = 7_000_000;
+    let mut author = elsewhere(&device);
     let (step, token) = author.step(0, routing, "Bay ");
-    let block = Block {
-        stream: Stream::Substrate,
-        first: 0,
-        receipts: step.iter().map(|written| written.stored()).collect(),
-    };
-    world
-        .ledger
-        .append(&device.session(), &block)
-        .await
-        .unwrap();
+    let session = device.session();
+    world.ledger.append(&session, &block(&step)).await.unwrap();
     directory.pods(&[&one, &other]);
     first.kill();
     let (tokens, end) = device.answer().await;
@@ -131,13 +135,7 @@ async fn a_pod_that_wrote_before_it_died_is_not_followed_by_another() {
 #[tokio::test]
 async fn a_request_that_lost_its_pod_and_finds_no_other_is_closed() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (first, one) = pod(&world, Manner::Whole, 0).await;
-    directory.pods(&[&one]);
-    let mut device = Device::new(&world).await;
-    let question = device.question(1);
-    let routing = question.receipts[1].as_parent();
-    device.send(&question).await;
-    until("the request", || first.requests.load(Ordering::SeqCst) == 1).await;
+    let (first, _, mut device, routing) = asked(&world, &directory, 0).await;
     directory.stage(Stage::Asleep);
     directory.wake_deadline(Duration::from_millis(50));
     first.kill();
@@ -145,15 +143,9 @@ async fn a_request_that_lost_its_pod_and_finds_no_other_is_closed() {
     assert!(tokens.is_empty());
     assert_eq!((end.status, end.code), (EndStatus::Failed, EndCode::Lost));
     device.seals(&tokens, &end).await;
-    let mut author = Author::new(device.session(), device.author.epoch);
-    author.counter = 7_000_000;
+    let mut author = elsewhere(&device);
     let (step, _) = author.step(0, routing, "Bay ");
-    let late = Block {
-        stream: Stream::Substrate,
-        first: 0,
-        receipts: step.iter().map(Written::stored).collect(),
-    };
-    let late = world.ledger.append(&device.session(), &late).await;
+    let late = world.ledger.append(&device.session(), &block(&step)).await;
     assert!(matches!(late, Err(LedgerError::Fork { .. })), "{late:?}");
 }
 
@@ -168,17 +160,13 @@ async fn a_request_that_is_answered_elsewhere_is_served_with_that_answer() {
     device.send(&question).await;
     // As long as the ledger knows of no answer, the request waits for its turn.
     until("a second try", || busy.requests.load(Ordering::SeqCst) == 2).await;
-    let mut author = Author::new(device.session(), device.author.epoch);
-    author.counter = 7_000_000;
+    let mut author = elsewhere(&device);
     let (step, token) = author.step(0, routing, "Bay ");
     let last = step[1].receipt.as_parent();
     let answer = author.answer(request_id(1), last, 0, &step, "Bay ");
-    let block = Block {
-        stream: Stream::Substrate,
-        first: 0,
-        receipts: step.iter().chain([&answer]).map(Written::stored).collect(),
-    };
     let session = device.session();
+    let [load, emit] = step;
+    let block = block(&[load, emit, answer]);
     world.ledger.append(&session, &block).await.unwrap();
     let (tokens, end) = device.answer().await;
     assert_eq!((tokens, end.status), (vec![token.clone()], EndStatus::Ok));
