@@ -5,16 +5,14 @@ The pinned validator is installed once into a virtual environment in the cache. 
 without a schema fails. Exit codes: 0 all are valid; 1 something is not; 2 wrong usage; 3 the validator could not be set up.
 """
 
-import argparse
 import collections
-import os
 import pathlib
-import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 import pinned_packages  # noqa: E402
+
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 # Their definitions are their operators' own.
 OTHERS = {
@@ -63,23 +61,5 @@ def validate(folder):
     return 1 if found else 0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=pathlib.Path, default=HERE / "golden", help="the rendered files (default: %(default)s)")
-    parser.add_argument("--cache", type=pathlib.Path, default=pinned_packages.default_cache("charts"), help="where packages are kept (default: %(default)s)")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.inside:
-        return validate(arguments.golden)
-    try:
-        python = pinned_packages.python_with(HERE / "requirements.txt", arguments.cache)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"kubernetes-validate cannot be installed: {error}", file=sys.stderr)
-        return 3
-    command = [python, pathlib.Path(__file__).resolve(), "--inside", "--golden", arguments.golden]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, env=environment).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pinned_packages.check_folder(__file__, __doc__, "golden", HERE / "golden", validate))

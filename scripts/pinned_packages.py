@@ -1,5 +1,6 @@
 """Python packages that a check needs: a virtual environment with the pinned versions, made once and kept in the cache."""
 
+import argparse
 import fcntl
 import hashlib
 import os
@@ -35,3 +36,27 @@ def python_with(requirements, cache):
             subprocess.run([python, "-m", "pip", "install", *quiet, "-r", requirements], check=True)
             stamp.touch()
     return python
+
+
+def check_folder(script, description, option, default, validate):
+    """The program of a check that reads the files of one folder with the packages of the requirements.txt beside it.
+
+    Starts `script` again with those packages; there, `validate` is given the folder and returns the exit code. 3 if they cannot be installed.
+    """
+    here = pathlib.Path(script).resolve().parent
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{option}", dest="folder", metavar="FOLDER", type=pathlib.Path, default=default, help="whose files are checked (default: %(default)s)")
+    parser.add_argument("--cache", type=pathlib.Path, default=default_cache(here.name), help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        return validate(arguments.folder)
+    requirements = here / "requirements.txt"
+    try:
+        python = python_with(requirements, arguments.cache)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"the packages of {requirements} cannot be installed: {error}", file=sys.stderr)
+        return 3
+    command = [python, pathlib.Path(script).resolve(), "--inside", f"--{option}", arguments.folder]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(command, env=environment).returncode

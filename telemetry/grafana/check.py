@@ -5,12 +5,9 @@ The pinned model is installed once into a virtual environment in the cache. Exit
 3 the model could not be set up.
 """
 
-import argparse
 import enum
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import types
 import typing
@@ -106,24 +103,5 @@ def validate(folder):
     return 1 if found else 0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    dashboards = ROOT / "charts" / "halo" / "files" / "dashboards"
-    parser.add_argument("--dashboards", type=pathlib.Path, default=dashboards, help="their folder (default: %(default)s)")
-    parser.add_argument("--cache", type=pathlib.Path, default=pinned_packages.default_cache("grafana"), help="where packages are kept (default: %(default)s)")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.inside:
-        return validate(arguments.dashboards)
-    try:
-        python = pinned_packages.python_with(HERE / "requirements.txt", arguments.cache)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"grafana-foundation-sdk cannot be installed: {error}", file=sys.stderr)
-        return 3
-    command = [python, pathlib.Path(__file__).resolve(), "--inside", "--dashboards", arguments.dashboards]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, env=environment).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pinned_packages.check_folder(__file__, __doc__, "dashboards", ROOT / "charts" / "halo" / "files" / "dashboards", validate))
