@@ -35,6 +35,8 @@ pub enum Lesson {
         /// What a person should know.
         block: PoolBlock,
     },
+    /// No type has capacity in any zone, in these words: they stand until a launch succeeds.
+    NoneAnywhere(PoolBlock),
     /// The cloud refused to launch, start or make something for another reason, or did not answer: the pool waits.
     Refused(PoolBlock),
     /// The cloud refused to stop, end or delete something: that waits, launches do not.
@@ -43,6 +45,8 @@ pub enum Lesson {
     Launched,
     /// A node became ready: the pool's waits begin anew.
     Ready,
+    /// No node is wanted or there any more: what stood in the way of the last wake does not stand in the way of the next one.
+    Unwanted,
 }
 
 /// What is remembered of one pool.
@@ -232,6 +236,8 @@ impl Memory {
                 );
                 pool.wait(block, wait_after(pool.failures, pace, jitter), now);
             }
+            Lesson::NoneAnywhere(block) => pool.block = Some(block.clone()),
+            Lesson::Unwanted => pool.block = None,
             Lesson::Refused(block) => {
                 pool.wait(block, wait_after(pool.failures, pace, jitter), now);
             }

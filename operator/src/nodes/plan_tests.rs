@@ -12,6 +12,7 @@ use serde_json::json;
 use super::capacity::{CapacityMemory, CapacityView, Lesson};
 use super::plan::{NodeAction as Do, PoolBlock};
 use super::testing::{READY, Scene, UID, at, id, instance, node, slot, states, volume};
+use crate::settings::Pace;
 
 fn without(places: &[(&str, &str)]) -> CapacityView {
     let scene = Scene::new(0);
@@ -115,6 +116,51 @@ fn the_zone_of_the_data_volume_comes_before_the_preferred_type() {
     assert_eq!(first(&scene), ("small".to_owned(), "zb".to_owned()));
     scene.volumes[0].state = VolumeState::Deleting;
     assert_eq!(first(&scene), ("big".to_owned(), "za".to_owned()));
+}
+
+#[test]
+fn a_cloud_without_capacity_stands_in_the_way_until_it_gives_an_instance() {
+    let memory = CapacityMemory::new(&Pace::default(), Box::new(|_, _| {}));
+    let mut scene = Scene::new(1);
+    scene.capacity = without(&[
+        ("big", "za"),
+        ("big", "zb"),
+        ("small", "za"),
+        ("small", "zb"),
+    ]);
+    let plan = scene.plan();
+    let told = plan.blocked.clone();
+    assert!(told.is_some());
+    memory.learn(UID, 1, &plan.lessons, at(10), 0.0);
+    // It is asked again, and has not answered.
+    scene.now = at(200);
+    scene.capacity = memory.view(UID, 1, scene.now);
+    let plan = scene.plan();
+    assert_eq!(plan.actions, [Do::Launch { slot: 0 }]);
+    assert_eq!(plan.blocked, told);
+    memory.learn(UID, 1, &[Lesson::Launched], at(200), 0.0);
+    scene.capacity = memory.view(UID, 1, scene.now);
+    assert_eq!(scene.plan().blocked, None);
+}
+
+#[test]
+fn what_stood_in_the_way_of_one_wake_does_not_stand_in_the_way_of_the_next() {
+    let memory = CapacityMemory::new(&Pace::default(), Box::new(|_, _| {}));
+    let block = PoolBlock {
+        reason: "InsufficientCapacity".to_owned(),
+        message: "none".to_owned(),
+        next_attempt: None,
+    };
+    memory.learn(UID, 1, &[Lesson::NoneAnywhere(block)], at(0), 0.0);
+    let mut scene = Scene::new(0);
+    scene.capacity = memory.view(UID, 1, scene.now);
+    let plan = scene.plan();
+    assert_eq!(plan.lessons, [Lesson::Unwanted]);
+    memory.learn(UID, 1, &plan.lessons, scene.now, 0.0);
+    scene.capacity = memory.view(UID, 1, scene.now);
+    assert_eq!(scene.plan().lessons, []);
+    scene.wanted = 1;
+    assert_eq!(scene.plan().blocked, None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use halo_cloud::{Failure, VolumeState};
 use halo_crds::status::{NodeSlot, NodeState};
 use jiff::Timestamp;
 
+use super::capacity::Lesson;
 use super::disks;
 use super::plan::{Pool, PoolBlock};
 use super::slots::{enter, is_active, stamp};
@@ -24,6 +25,9 @@ pub fn balance(work: &mut Work<'_>) {
         shrink(work, active - wanted, wanted);
     } else if active < wanted {
         grow(work, wanted - active);
+    } else if wanted == 0 && work.plan.slots.is_empty() && work.waits_until().is_none() {
+        let known = pool.capacity.block.is_some();
+        work.plan.lessons.extend(known.then_some(Lesson::Unwanted));
     }
 }
 
@@ -108,6 +112,7 @@ fn launch(work: &mut Work<'_>) -> bool {
             true
         }
         Err(block) => {
+            work.plan.lessons.push(Lesson::NoneAnywhere(block.clone()));
             work.block(block);
             false
         }

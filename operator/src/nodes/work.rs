@@ -114,11 +114,7 @@ impl<'a> Work<'a> {
 
     /// What was refused and is asked again stands in the way until there is another answer.
     fn keep_block(&mut self) {
-        let unanswered = |number: u32| {
-            let mut slots = self.pool.slots.iter();
-            slots.any(|slot| slot.slot == number && slot.instance.is_none())
-        };
-        let asks_again = |action: &NodeAction| matches!(action, NodeAction::Launch { slot } if unanswered(*slot));
+        let asks_again = |action: &NodeAction| matches!(action, NodeAction::Launch { .. });
         if self.plan.actions.iter().any(asks_again) && self.plan.blocked.is_none() {
             self.plan.blocked.clone_from(&self.pool.capacity.block);
         }
