@@ -63,6 +63,8 @@ enum Relayed {
     Ended(Vec<u8>),
     /// The pod has no room now, and has computed nothing.
     NotNow(EndCode),
+    /// The pod refuses for good, with the answer's end, and has computed nothing.
+    Refused(Vec<u8>),
 }
 
 /// How a link ended badly.
@@ -210,7 +212,12 @@ impl Task {
                     // Closing the link is what tells the pod to stop; after an end it has stopped already.
                     pod.close().await;
                     match ended {
-                        Ok(Relayed::Ended(document)) => return Ok(document),
+                        Ok(Relayed::Refused(_)) if moves > 0 => {
+                            return Err(Stopped::Broken("lost"));
+                        }
+                        Ok(Relayed::Ended(document) | Relayed::Refused(document)) => {
+                            return Ok(document);
+                        }
                         Ok(Relayed::NotNow(code)) => {
                             if code == EndCode::Busy && self.is_begun().await {
                                 return Err(Stopped::Elsewhere);
@@ -418,7 +425,11 @@ impl Task {
                         tracing::Span::current().record("receipt", id);
                     }
                     place.answered();
-                    return Ok(Relayed::Ended(document));
+                    let computed = !heard.is_empty() || !end.receipts.is_empty();
+                    return Ok(match end.status {
+                        EndStatus::Refused if !computed => Relayed::Refused(document),
+                        _ => Relayed::Ended(document),
+                    });
                 }
                 Err(error) => {
                     metrics.pod_link(error.name());

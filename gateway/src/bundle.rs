@@ -20,7 +20,7 @@ use halo_receipts::receipt::Receipt;
 
 use crate::keyring::Keyring;
 
-/// Why a bundle was refused. Goes to a counter and a debug log; the device is told `bundle_invalid`.
+/// Why a bundle is not taken. The device is told `bundle_invalid` and nothing more, where a variant does not say otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// Fields that the operation does not have, or lacks.
@@ -61,7 +61,8 @@ pub enum BundleError {
     #[error("the seal in receipt {0} is not over the receipts of this session")]
     Seal(ReceiptId),
     /// A parent that the ledger does not show, or a seal that counts more receipts than it does. What was acknowledged may still wait in
-    /// the spill of a pod or of another gateway, so nothing is known to be wrong.
+    /// the spill of a pod or of another gateway, so nothing is known to be wrong: the device is told
+    /// `ledger_unavailable` at first.
     #[error("receipt {0} builds on receipts that the ledger does not show yet")]
     Behind(ReceiptId),
     /// The routing receipt does not ask for this request and this prompt.

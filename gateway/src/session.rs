@@ -373,10 +373,13 @@ impl Session {
         error: &bundle::BundleError,
         actions: &mut Vec<Action>,
     ) {
-        tracing::debug!(session = %self.ring.session(), %request_id, %error, "bundle refused");
+        let session = self.ring.session();
         actions.push(Action::Count(Count::Bundle(error.name())));
         if error.is_integrity() {
+            tracing::error!(%session, %request_id, %error, "what a device sent does not verify");
             actions.push(Action::Count(Count::Integrity("bundle")));
+        } else {
+            tracing::debug!(%session, %request_id, %error, "bundle refused");
         }
         if let bundle::BundleError::TooManyTokens { .. } = error {
             let refusal = Refusal {

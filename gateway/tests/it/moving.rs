@@ -150,9 +150,23 @@ async fn a_request_that_lost_its_pod_and_finds_no_other_is_closed() {
 }
 
 #[tokio::test]
+async fn a_request_that_lost_its_pod_and_is_refused_by_another_is_closed() {
+    let (world, directory) = shifting(policy(), patient()).await;
+    let (first, one, mut device, _) = asked(&world, &directory, 0).await;
+    let refuses = Manner::Refuses(EndCode::LedgerUnavailable);
+    let (second, other) = pod(&world, refuses, 0).await;
+    directory.pods(&[&one, &other]);
+    first.kill();
+    let (tokens, end) = device.answer().await;
+    assert_eq!(second.requests.load(Ordering::SeqCst), 1);
+    assert_eq!((end.status, end.code), (EndStatus::Failed, EndCode::Lost));
+    device.seals(&tokens, &end).await;
+}
+
+#[tokio::test]
 async fn a_request_that_is_answered_elsewhere_is_served_with_that_answer() {
     let (world, directory) = shifting(policy(), patient()).await;
-    let (busy, address) = pod(&world, Manner::Busy, 0).await;
+    let (busy, address) = pod(&world, Manner::Refuses(EndCode::Busy), 0).await;
     directory.pods(&[&address]);
     let mut device = Device::new(&world).await;
     let question = device.question(1);

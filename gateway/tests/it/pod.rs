@@ -43,8 +43,8 @@ pub enum Manner {
     Long(usize),
     /// It sends tokens as fast as the link takes them, and writes nothing.
     Flood,
-    /// It says that the request is under way, or was answered, elsewhere.
-    Busy,
+    /// It refuses every request with this code.
+    Refuses(EndCode),
 }
 
 /// What a pod was asked and how.
@@ -232,12 +232,12 @@ impl Inside {
                 .await;
         }
         let long = "x".repeat(Token::TEXT_MAX);
-        if self.manner == Manner::Busy {
-            let busy = EscalateEnd {
+        if let Manner::Refuses(code) = self.manner {
+            let refusal = EscalateEnd {
                 retry_after_ms: Some(500),
-                ..EscalateEnd::bare(request.request_id, EndStatus::Refused, EndCode::Busy)
+                ..EscalateEnd::bare(request.request_id, EndStatus::Refused, code)
             };
-            return Self::end(&mut socket, &mut sending, &busy).await;
+            return Self::end(&mut socket, &mut sending, &refusal).await;
         }
         let texts = match self.manner {
             Manner::Long(count) => vec![long.as_str(); count],
